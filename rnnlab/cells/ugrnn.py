@@ -1,0 +1,31 @@
+"""UGRNN, the update gate RNN of Collins, Sohl-Dickstein and Sussillo 2017 (arXiv 1611.09913).
+
+    g, c = x W_x + h W_h + b        h' = s(g) h + (1 - s(g)) tanh(c)
+
+One gate mixes the old state with the tanh candidate. The paper adds 1 to g inside the gate; here
+that is the initial value of the gate's bias (`gate_bias`), the same function at the start.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab import parts
+from rnnlab.types import Array, Cell
+
+
+class Carry(NamedTuple):
+    h: Array  # [B, H]
+
+
+def make(**common: Any) -> Cell:
+    """A UGRNN cell; the options are those of `rnnlab.parts.Options`. Gate order: g, c."""
+    options = parts.Options(**common)
+
+    def pointwise(params, carry, a, r, drop):
+        gate, candidate = jnp.split(a + r, 2, axis=-1)
+        keep = jax.nn.sigmoid(gate)
+        return Carry(h=keep * carry.h + (1.0 - keep) * drop(jnp.tanh(candidate)))
+
+    return parts.build("ugrnn", pointwise, Carry, gates=2, options=options, keeping_gate=0)

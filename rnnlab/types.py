@@ -1,0 +1,124 @@
+"""The contracts between the parts, the legend of shape letters, and the errors a user can meet.
+
+Legend, used in every shape comment:
+
+    B batch    T time    D input size    H hidden size    G gates fused in one kernel
+    L layers   V vocabulary    K parallel streams or beams    S samples
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any  # a dict pytree of arrays
+Carry = Any  # a NamedTuple of arrays [B, H], the state a cell hands to its next time step
+
+
+class Cell(NamedTuple):
+    """A recurrent cell: pure functions and nothing else.
+
+    The plain scan over `project` then `step`, differentiated by JAX, is the definition of a cell's
+    computation and of its gradient. `gates` and `operand` state the same step with its one
+    recurrent product left out, for cells where that product enters linearly:
+
+        step(params, carry, z) == gates(params, carry, z, dot(operand(carry, z), kernel_h))
+
+    They are None where no such form exists (reset-before GRU, say); the plain scan serves then.
+    """
+
+    name: str
+    hidden: int  # H, the size of the output y
+    # (key, input_size, dtype) -> params: a dict with every gate fused in one matrix for x, one for h
+    init: Callable[..., Params]
+    # (batch, dtype) -> carry: the zero state
+    carry: Callable[..., Carry]
+    # (key, T, B) -> noise: the random draws of a window (dropout masks ...), with a leading time axis
+    noise: Callable[..., Any]
+    # (params, x [T, B, D] float or [T, B] int, noise) -> z: all that depends on the input alone, with
+    # a leading time axis; one GEMM, hoisted out of the scan. An integer x means one-hot rows,
+    # gathered and never materialised; a token >= D is a row of zeros. A noise of None: evaluation.
+    project: Callable[..., Any]
+    # (params, carry, z at one t) -> (carry, y [B, H]): what is sequential, and nothing else
+    step: Callable[..., tuple[Carry, Array]]
+    gates: Callable[..., tuple[Carry, Array]] | None = None  # (params, carry, z, r) -> (carry, y)
+    operand: Callable[..., Array] | None = None  # (carry, z) -> [B, H], what kernel_h multiplies
+    dot: Callable[[Array, Array], Array] | None = None  # the matrix product, with its precision
+
+
+class Model(NamedTuple):
+    """A stack of cells between an input layer and a readout; pure functions of dict pytrees."""
+
+    init: Callable[..., Params]  # (key, dtype) -> params
+    carry: Callable[
+        ..., Carry
+    ]  # (batch, dtype) -> carry, a tuple with one carry a layer (and direction)
+    # (params, carry, x, *, key, lengths, mask, reset) -> (carry, outputs [T, B, V])
+    apply: Callable[..., tuple[Carry, Array]]
+    causal: bool  # no output depends on a later input; only such a model can generate
+    layers: tuple[tuple[str, str], ...]  # (layer, shape) rows, for the table printed at the start
+
+
+class Task(NamedTuple):
+    """What is learned: the batches, the loss and the pictures. One file of rnnlab/tasks makes one."""
+
+    init: Callable[..., Params]  # (key) -> params
+    carry: Callable[[], Carry]  # the state carried from window to window, () if there is none
+    batch: Callable[[int], Any]  # step -> a pytree of NumPy arrays; a pure function of the step
+    # (params, carry, batch, key) -> (carry, sums): sums maps a metric to (sum, count); 'loss' is
+    # the one minimised. A key of None means evaluation.
+    loss: Callable[..., tuple[Carry, dict[str, tuple[Array, Array]]]]
+    evaluate: Callable[[Params], dict[str, float]]  # params -> metrics of the held-out split
+    finish: Callable[[Params], dict[str, float]]  # what is measured once, at the end
+    show: Callable[[Params, int], str]  # (params, step) -> what the model does now, for a person
+    layers: tuple[tuple[str, str], ...]  # (layer, shape) rows of the model
+    keep: Callable[[Path], None]  # writes into a run's folder what evaluating it needs
+    facts: Callable[[], dict[str, Any]]  # what run.json records of the data: sizes, hashes
+    fingerprint: dict[str, Any]  # what a checkpoint must agree with: model shapes and vocabulary
+    unit: str  # what is counted in the rate: "char", "frame" ...
+
+
+class RnnlabError(Exception):
+    """An error with a one-line message for the user and an exit code; the launcher prints no traceback."""
+
+    exit_code = 1
+
+
+class UsageError(RnnlabError):
+    """A bad flag, config value or input file."""
+
+    exit_code = 2
+
+
+class DivergedError(RnnlabError):
+    """The loss or a gradient is not finite."""
+
+    exit_code = 3
+
+
+class CheckpointError(RnnlabError):
+    """No checkpoint of the run can be restored."""
+
+    exit_code = 4
+
+
+class StorageError(RnnlabError):
+    """The disk refused a read or a write."""
+
+    exit_code = 5
+
+
+class InUseError(RnnlabError):
+    """Another process holds the run folder."""
+
+    exit_code = 6
+
+
+class Interrupted(RnnlabError):
+    """SIGINT or SIGTERM arrived; the state was saved. The exit code is 128 + the signal's number."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

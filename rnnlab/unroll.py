@@ -1,0 +1,125 @@
+"""A cell over time. The plain scan over `project` then `step`; autodiff of it is BPTT."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rnnlab.types import Array, Carry, Cell, Params
+
+
+def valid_steps(time: int, lengths: Array | None, mask: Array | None) -> Array | None:
+    """bool [T, B]: which steps exist; None if all do. `lengths` [B] and `mask` [T, B] combine."""
+    valid = mask
+    if lengths is not None:
+        within = jnp.arange(time)[:, None] < lengths[None, :]
+        valid = within if valid is None else valid & within
+    return valid
+
+
+def leaving(reset: Array, valid: Array | None) -> Array:
+    """`reset` for a run from right to left: True where the next valid step to the right begins a
+    sequence, so that the step on its left starts afresh."""
+    if valid is None:
+        return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
+    time = reset.shape[0]
+    steps = jnp.where(valid, jnp.arange(time)[:, None], time)
+    following = jnp.concatenate([steps[1:], jnp.full_like(steps[:1], time)])
+    following = lax.cummin(following, axis=0, reverse=True)
+    flags = jnp.concatenate([reset, jnp.zeros_like(reset[:1])])  # nothing is left at the far end
+    return jnp.take_along_axis(flags, following, axis=0)
+
+
+def select(condition: Array, on_true: Any, on_false: Any) -> Any:
+    """`jnp.where` over two pytrees of [B, ...] leaves, with a condition of shape [B]."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, on_true, on_false)
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    x: Array,
+    carry: Carry | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    reverse: bool = False,
+    key: Array | None = None,
+    chunk: int = 0,
+) -> tuple[Carry, Array]:
+    """Run `cell` over the sequences `x`.
+
+    x: float [T, B, D], or int [T, B] for one-hot inputs.
+    carry: the state before the first step; zeros if None.
+    lengths: int [B]; mask: bool [T, B]. A step that does not exist leaves the carry as it was and
+        puts out zeros, whatever `x` holds there (NaN included): the final carry is that of the last
+        valid step, and the reversed direction starts at each sequence's last valid step.
+    reset: bool [T, B], True where a new sequence starts: the state is zeroed before that step (in
+        the reversed direction, when it has left that sequence). A flag on a step that does not
+        exist counts for nothing.
+    reverse: run from right to left; y[t] still belongs to x[t].
+    key: PRNG key of the noise inside the cell; None in evaluation.
+    chunk: > 0: rematerialise. Only the carry at every `chunk`-th step is kept for the backward
+        pass, the rest is computed again; a chunk near sqrt(T) (`sqrt_chunk`) makes the memory of
+        the backward pass grow as sqrt(T) beyond x and y themselves (Chen et al. 2016).
+
+    Returns the final carry and y [T, B, H].
+    """
+    time, batch = x.shape[:2]
+    if carry is None:
+        carry = cell.carry(batch, jax.tree.leaves(params)[0].dtype)
+    valid = valid_steps(time, lengths, mask)
+    if valid is not None:
+        # Before the projection, so that padding reaches no product: 0 * NaN is NaN in a gradient.
+        x = jnp.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, jnp.zeros((), x.dtype))
+    if reset is not None and reverse:
+        reset = leaving(reset, valid)
+    # Drawn here and not in `window`, so that chunks see what the whole window sees.
+    noise = None if key is None else cell.noise(key, time, batch)
+    steps = (x, valid, reset, noise)
+
+    def advance(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
+        z, valid, reset = inputs
+        start = carry
+        if reset is not None:
+            start = select(reset, jax.tree.map(jnp.zeros_like, carry), carry)
+        new, y = cell.step(params, start, z)
+        if valid is not None:
+            new = select(valid, new, carry)
+            y = select(valid, y, jnp.zeros_like(y))
+        return new, y
+
+    def window(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
+        x, valid, reset, noise = inputs
+        z = cell.project(params, x, noise)
+        return lax.scan(advance, carry, (z, valid, reset), reverse=reverse)
+
+    if chunk <= 0 or chunk >= time:
+        return window(carry, steps)
+    # Equal chunks in one scan, and what is left over as a window of its own, last in running order.
+    count, rest = divmod(time, chunk)
+    first = rest if reverse else 0  # where the equal chunks begin
+    tail = slice(0, rest) if reverse else slice(time - rest, time)
+    window = jax.checkpoint(window)
+
+    def cut(array: Array) -> Array:
+        return array[first : first + count * chunk].reshape(count, chunk, *array.shape[1:])
+
+    carry, y = lax.scan(window, carry, jax.tree.map(cut, steps), reverse=reverse)
+    y = y.reshape(count * chunk, *y.shape[2:])
+    if rest:
+        carry, y_tail = window(carry, jax.tree.map(lambda a: a[tail], steps))
+        y = jnp.concatenate([y_tail, y] if reverse else [y, y_tail])
+    return carry, y
+
+
+def sqrt_chunk(time: int) -> int:
+    """The chunk for which kept carries and recomputed steps are in balance: ceil(sqrt(T))."""
+    return math.isqrt(max(time - 1, 0)) + 1
