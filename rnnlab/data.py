@@ -21,25 +21,25 @@ from rnnlab.types import UsageError
 Batch = dict[str, Any]  # of arrays
 
 # What a random number is for: no two purposes share a sequence.
-_SHIFT, _WINDOWS, _HELD_OUT = range(3)
+_SHIFT, _WINDOWS, _HELD_OUT, _FORGET = range(4)
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
     """Training batches, by step.
 
-    batches(step) is {"inputs": int32 [T, B], "targets": int32 [T, B], "fresh": bool}; where
-    fresh is True the carried state must be zero, elsewhere the batch continues the one before.
+    batches(step) is {"inputs": int32 [T, B], "targets": int32 [T, B], "fresh": bool [B]}; where
+    fresh is True the row's carried state must be zero, elsewhere it continues the row before.
     """
 
     steps_per_epoch: int
     _tokens: np.ndarray
     _window: int
-    _place: Callable[[int], tuple[np.ndarray, bool]]  # step -> (first positions [B], fresh)
+    _place: Callable[[int], tuple[np.ndarray, np.ndarray]]  # step -> (first positions, fresh) [B]
 
     def __call__(self, step: int) -> Batch:
         starts, fresh = self._place(int(step))
-        return {**_cut(self._tokens, starts, self._window), "fresh": np.bool_(fresh)}
+        return {**_cut(self._tokens, starts, self._window), "fresh": fresh}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,19 +95,25 @@ def split(tokens: np.ndarray, *, valid_fraction: float) -> tuple[np.ndarray, np.
 
 
 def stream_batches(
-    tokens: np.ndarray, *, batch_size: int, window: int, seed: int, shift: bool
+    tokens: np.ndarray, *, batch_size: int, window: int, seed: int, shift: bool, forget: float
 ) -> Batches:
     """B contiguous streams, read side by side in windows of T: for truncated BPTT.
 
-    Row b of window w + 1 continues row b of window w; `fresh` marks the first window of an epoch.
+    Row b of window w + 1 continues row b of window w; `fresh` marks the first window of an epoch,
+    and, with probability `forget` a row and window, others too. Without the latter a model on a
+    long text meets the zero state once an epoch, unlearns to start from it, and does badly where
+    every evaluation and every sample starts.
+
     The streams share the text out equally, and no target comes twice in an epoch. What does not
     fill a window at the end of a stream is left out: fewer than B T targets in all, or (B + 1) T
     with `shift`. With `shift` an epoch begins at an offset in [0, T), a function of (seed, epoch),
     so that the borders of windows and streams, and what is left out, fall elsewhere each time.
 
-    Raises UsageError if the text does not hold one window a stream.
+    Raises UsageError if the text does not hold one window a stream, or for `forget` outside [0, 1].
     """
     _positive(batch_size=batch_size, window=window)
+    if not 0.0 <= forget <= 1.0:
+        raise UsageError(f"data.forget must be in [0, 1], got {forget}")
     tokens = np.asarray(tokens)
     slack = window - 1 if shift else 0
     steps = (len(tokens) - 1 - slack) // (batch_size * window)
@@ -118,11 +124,12 @@ def stream_batches(
             "train.window, or give more text"
         )
 
-    def place(step: int) -> tuple[np.ndarray, bool]:
+    def place(step: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, index = divmod(step, steps)
         offset = int(_random(seed, _SHIFT, epoch, 1, window)[0]) if shift else 0
         stride = (len(tokens) - 1 - offset) // batch_size
-        return offset + np.arange(batch_size) * stride + index * window, index == 0
+        fresh = _random(seed, _FORGET, step, batch_size, 1 << 32) < forget * (1 << 32)
+        return offset + np.arange(batch_size) * stride + index * window, fresh | (index == 0)
 
     return Batches(steps, tokens, window, place)
 
@@ -137,8 +144,9 @@ def window_batches(tokens: np.ndarray, *, batch_size: int, window: int, seed: in
     tokens = np.asarray(tokens)
     _fits(tokens, window, "the training text", "train.window")
 
-    def place(step: int) -> tuple[np.ndarray, bool]:
-        return _random(seed, _WINDOWS, step, batch_size, len(tokens) - window), True
+    def place(step: int) -> tuple[np.ndarray, np.ndarray]:
+        starts = _random(seed, _WINDOWS, step, batch_size, len(tokens) - window)
+        return starts, np.ones(batch_size, bool)
 
     return Batches(max(1, (len(tokens) - 1) // (batch_size * window)), tokens, window, place)
 

@@ -17,7 +17,7 @@ def check_form(batch, window, batch_size):
     for key in ("inputs", "targets"):
         assert batch[key].shape == (window, batch_size)
         assert batch[key].dtype == np.int32
-    assert isinstance(batch["fresh"], np.bool_)
+    assert batch["fresh"].dtype == bool
     np.testing.assert_array_equal(batch["targets"], batch["inputs"] + 1)
 
 
@@ -72,7 +72,9 @@ shapes = st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(0, 200), st
 def streams(batch_size, window, extra, shift, seed=3):
     least = batch_size * window + 1 + (window - 1 if shift else 0)
     tokens = counting(least + extra)
-    batches = stream_batches(tokens, batch_size=batch_size, window=window, seed=seed, shift=shift)
+    batches = stream_batches(
+        tokens, batch_size=batch_size, window=window, seed=seed, shift=shift, forget=0.0
+    )
     return tokens, batches
 
 
@@ -84,7 +86,7 @@ def test_streams_are_contiguous_and_disjoint(shape, epoch):
     epoch_batches = [batches(first + i) for i in range(batches.steps_per_epoch)]
     for i, batch in enumerate(epoch_batches):
         check_form(batch, window, batch_size)
-        assert batch["fresh"] == (i == 0)
+        assert (batch["fresh"] == (i == 0)).all()
     inputs = np.concatenate([batch["inputs"] for batch in epoch_batches])  # [time, B]
     assert (np.diff(inputs, axis=0) == 1).all()
     offset = inputs[0, 0]
@@ -132,7 +134,7 @@ def test_shift_is_the_same_in_every_version():
 @pytest.mark.parametrize(("shift", "least"), [(False, 4 * 5 + 1), (True, 4 * 5 + 5)])
 def test_short_text_is_refused(shift, least):
     def make(n):
-        return stream_batches(counting(n), batch_size=4, window=5, seed=0, shift=shift)
+        return stream_batches(counting(n), batch_size=4, window=5, seed=0, shift=shift, forget=0.0)
 
     assert make(least).steps_per_epoch == 1
     with pytest.raises(UsageError) as caught:
@@ -145,7 +147,7 @@ def test_short_text_is_refused(shift, least):
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 0, "window": 1}, {"batch_size": 1, "window": 0}])
 def test_sizes_below_one_are_refused(sizes):
-    for make in (lambda **kw: stream_batches(shift=False, **kw), window_batches):
+    for make in (lambda **kw: stream_batches(shift=False, forget=0.0, **kw), window_batches):
         with pytest.raises(UsageError, match="must be at least 1"):
             make(tokens=counting(9), seed=0, **sizes)
 
@@ -165,7 +167,7 @@ def test_windows_reach_the_whole_text():
     for step in range(20):
         batch = batches(step)
         check_form(batch, 10, 8)
-        assert batch["fresh"]
+        assert batch["fresh"].all()
         seen |= set(batch["inputs"][0].tolist())
     assert seen == {0, 1}
     assert window_batches(counting(1001), batch_size=5, window=10, seed=0).steps_per_epoch == 20
@@ -252,7 +254,7 @@ def test_large_memory_map_is_not_copied(tmp_path):
     tokens = np.memmap(path, np.uint8, "r")
     train, valid = split(tokens, valid_fraction=0.1)
     for batches in (
-        stream_batches(train, batch_size=8, window=16, seed=0, shift=True),
+        stream_batches(train, batch_size=8, window=16, seed=0, shift=True, forget=0.0),
         window_batches(train, batch_size=8, window=16, seed=0),
     ):
         check = batches(batches.steps_per_epoch * 3 - 1)
@@ -261,3 +263,16 @@ def test_large_memory_map_is_not_copied(tmp_path):
     held = held_out(valid, streams=64, window=256, burn_in=256)
     assert held(held.windows - 1)["weights"].any()
     random_windows(valid, count=4, window=8, seed=0)
+
+
+def test_forgetting_is_a_pure_function_of_the_step_with_the_stated_rate():
+    tokens = np.arange(200_000, dtype=np.uint32)
+    options = {"batch_size": 20, "window": 10, "seed": 3, "shift": False}
+    some = stream_batches(tokens, **options, forget=0.25)
+    none = stream_batches(tokens, **options, forget=0.0)
+    drawn = np.stack([some(i)["fresh"] for i in range(1, 1000)])
+    assert abs(drawn.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / drawn.size)
+    np.testing.assert_array_equal(some(7)["fresh"], drawn[6])
+    assert some(0)["fresh"].all()
+    assert not np.stack([none(i)["fresh"] for i in range(1, 1000)]).any()
+    np.testing.assert_array_equal(some(7)["inputs"], none(7)["inputs"])

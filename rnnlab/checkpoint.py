@@ -1,0 +1,499 @@
+"""Checkpoints that are whole or not there.
+
+Orbax serialises the arrays of one pytree into one folder; folders, commit, integrity and retention
+are ours, because Orbax restores a flipped bit silently, lists half-deleted steps and casts dtypes
+without a word. A root (`<workdir>/checkpoints`) holds
+
+    00001000/state/         Orbax's files: the leaves, each under its path in the tree
+    00001000/meta.json      step, serial, metric, extra, fingerprint, environment, leaves
+    00001000/manifest.json  size and sha256 of every other file, written last
+    .writing-1000/          a save in progress; its manifest is what makes it count
+    .trash-1000-0/          a checkpoint on its way out
+
+"Newest" means written last, not highest step: a run that fell back to step 200 and goes on from
+there must find its own step 250 next time, not the damaged or abandoned step 300. The serial in
+meta.json counts the saves of a root.
+
+One process writes to a root at a time (runfolder.lock); any number may read.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint
+from orbax.checkpoint import v1 as ocp
+
+from rnnlab.types import CheckpointError, StorageError, UsageError
+
+_MANIFEST, _META, _STATE = "manifest.json", "meta.json", "state"
+_NON_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+
+
+def save(
+    root: Path,
+    step: int,
+    state: Any,
+    *,
+    metric: float | None,
+    extra: dict[str, Any],
+    fingerprint: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Writes `state` as the checkpoint of `step` and returns its folder, once it is on the disk.
+
+    `root` is the run's folder of checkpoints, made if need be. `state` is a pytree of JAX arrays
+    (fully addressable or replicated), typed PRNG keys, NumPy arrays and scalars, and Python
+    numbers; it is only read. A checkpoint of the same step is replaced. Then all go but the `keep`
+    newest and the one with the lowest `metric`: None, or what is not finite, is never the best,
+    and one that is damaged is never the newest. `extra` and `fingerprint` are JSON; what is not
+    finite in them comes back as the strings "nan", "inf" and "-inf".
+
+    In a distributed run every process calls this, since Orbax synchronises them, and process 0
+    writes.
+
+    Raises StorageError if the disk refuses; what was committed before is untouched. Raises
+    UsageError if `keep` < 1, TypeError if a leaf is no number.
+    """
+    if keep < 1:
+        raise UsageError(f"checkpoints to keep: {keep}, must be at least 1")
+    root = Path(root).absolute()  # Orbax refuses a relative path
+    folder, writing = root / f"{step:08d}", root / f".writing-{step}"
+    arrays = {name: _host(name, leaf) for name, leaf in _named(state).items()}
+    meta = {
+        "step": step,
+        "metric": None if metric is None or not math.isfinite(metric) else float(metric),
+        "extra": extra,
+        "fingerprint": fingerprint,
+        "environment": _environment(),
+        "leaves": _described(state),
+        "keys": {n: str(jax.random.key_impl(k)) for n, k in _named(state).items() if _is_key(k)},
+    }
+    meta = _plain(meta)
+    primary = jax.process_index() == 0
+    with _storage_errors(folder):
+        if primary:
+            root.mkdir(parents=True, exist_ok=True)
+            clean(root)
+        try:
+            if primary:
+                writing.mkdir()
+            _write_arrays(writing / _STATE, arrays)
+            if not primary:
+                return folder
+            serials = [_serial(_meta(found)) for found in _folders(root).values()]
+            meta["serial"] = 1 + max(serials, default=0)
+            _write_json(writing / _META, meta)
+            _write_json(writing / _MANIFEST, {"files": _sync_and_hash(writing)})
+            _sync(writing)
+        except OSError:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(_to_trash(writing))  # a full disk needs the room
+            raise
+        _commit(writing, folder)
+        _retain(root, keep)
+    return folder
+
+
+def restore(
+    root: Path,
+    template: Any,
+    *,
+    step: int | Literal["best"] | None = None,
+    fingerprint: dict[str, Any],
+    warn: Callable[[str], None],
+) -> tuple[Any, dict[str, Any]] | None:
+    """Reads back (state, meta) of the newest valid checkpoint, bit for bit; None if there is none.
+
+    `template` gives structure, shapes and dtypes: a pytree of arrays or jax.ShapeDtypeStruct. JAX
+    leaves come back uncommitted on the default device, NumPy and Python leaves as what they are.
+    `step` asks for one step, or for the one with the lowest metric ("best"). Every file is checked
+    against the manifest first. A checkpoint that fails is named in a call of `warn`, and so is a
+    difference of versions, devices or thread counts, which void the promise of equal bits; with
+    `step` None or "best" the next in line is tried.
+
+    Raises CheckpointError if no checkpoint asked for is valid; UsageError if there is no such step,
+    no metric to be best by, or if fingerprint, shapes or dtypes are not this run's.
+    """
+    root = Path(root).absolute()
+    found = [(folder, number, _meta(folder)) for number, folder in _folders(root).items()]
+    if not found:
+        return None
+    # One whose meta.json cannot be trusted has no rank: it comes first, to be reported.
+    if step is None:
+        found.sort(key=lambda item: -_serial(item[2]) if item[2] else -math.inf)
+    elif step == "best":
+        found = [item for item in found if item[2] is None or item[2]["metric"] is not None]
+        found.sort(key=lambda item: item[2]["metric"] if item[2] else -math.inf)
+        if not found:
+            raise UsageError(f"no checkpoint in {root} has a metric, so none is the best")
+    else:
+        there = ", ".join(str(number) for _, number, _ in found)
+        found = [item for item in found if item[1] == step]
+        if not found:
+            raise UsageError(f"no checkpoint of step {step} in {root}, there are: {there}")
+    wanted = {"fingerprint": _plain(fingerprint), "leaves": _described(template)}
+    for folder, _, _ in found:
+        fault = _fault(folder)
+        meta = None if fault else _meta(folder)
+        if meta is not None:
+            for part in wanted:
+                if difference := _differences(meta[part], wanted[part]):
+                    raise UsageError(f"checkpoint {folder} is not of this run: {difference}")
+            try:
+                arrays = _read_arrays(folder / _STATE, template)
+            except Exception as error:  # whatever Orbax raises, the next checkpoint may do
+                fault = f"it cannot be read: {_line(error)}"
+            else:
+                if difference := _differences(meta["environment"], _environment()):
+                    warn(f"equal bits are not promised after resuming from {folder}: {difference}")
+                return _build(template, arrays, meta["keys"]), meta
+        warn(f"checkpoint {folder} is not valid: {fault or 'it went away'}")
+    raise CheckpointError(f"no valid checkpoint among the {len(found)} tried in {root}")
+
+
+def steps(root: Path) -> list[int]:
+    """The steps committed under `root`, ascending. It reads no content: `restore` does."""
+    return sorted(n for n, folder in _folders(root).items() if (folder / _MANIFEST).is_file())
+
+
+def clean(root: Path) -> None:
+    """Finishes or removes what a killed process left; for the holder of the run folder alone.
+
+    `save` begins with it. Raises StorageError if the disk refuses.
+    """
+    with _storage_errors(root):
+        for writing in Path(root).glob(".writing-*"):
+            folder = writing.with_name(f"{int(writing.name.removeprefix('.writing-')):08d}")
+            # Killed between the two renames of a replacement: the old one is trash by now.
+            if not folder.exists() and _fault(writing) == "":
+                os.rename(writing, folder)
+                _sync(folder.parent)
+            else:
+                _to_trash(writing)
+        for trash in Path(root).glob(".trash-*"):
+            shutil.rmtree(trash)
+
+
+# ---- folders
+
+
+def _folders(root: Path) -> dict[int, Path]:
+    """Every folder that is, or ought to be, a checkpoint."""
+    root = Path(root)
+    folders = {}
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        # One that is complete and not renamed yet gives way to one that is (see clean).
+        if path.name.startswith(".writing-") and (path / _MANIFEST).is_file():
+            folders[int(path.name.removeprefix(".writing-"))] = path
+        elif re.fullmatch(r"[0-9]{8,}", path.name) and path.is_dir():
+            folders[int(path.name)] = path
+    return folders
+
+
+def _commit(writing: Path, folder: Path) -> None:
+    old = _to_trash(folder) if folder.exists() else None
+    try:
+        os.rename(writing, folder)
+    except OSError:
+        if old is not None:
+            os.rename(old, folder)
+        raise
+    _sync(folder.parent)
+
+
+def _to_trash(folder: Path) -> Path:
+    """Renames a folder away, which is atomic; to delete it is not."""
+    step = int(folder.name.removeprefix(".writing-"))
+    n = 0
+    while (trash := folder.with_name(f".trash-{step}-{n}")).exists():
+        n += 1
+    os.rename(folder, trash)
+    return trash
+
+
+def _retain(root: Path, keep: int) -> None:
+    # Without a meta.json to trust a checkpoint cannot be restored: it is the first to go.
+    found = sorted(((f, _meta(f)) for f in _folders(root).values()), key=lambda f: _serial(f[1]))
+    scored = [(m["metric"], f) for f, m in found if m and m["metric"] is not None]
+    kept = {folder for folder, _ in found[-keep:]} | ({min(scored)[1]} if scored else set())
+    for folder, _ in found:
+        if folder not in kept:
+            _to_trash(folder)
+    clean(root)
+
+
+# ---- integrity
+
+
+def _files(folder: Path) -> list[str]:
+    paths = (p for p in folder.rglob("*") if not p.is_dir())
+    return sorted(p.relative_to(folder).as_posix() for p in paths)
+
+
+def _hash(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": file.tell(), "sha256": digest}
+
+
+def _sync_and_hash(folder: Path) -> dict[str, dict[str, Any]]:
+    for path in [folder, *folder.rglob("*")]:
+        _sync(path)
+    return {name: _hash(folder / name) for name in _files(folder)}
+
+
+def _sync(path: Path) -> None:
+    """fsync of a file, or of a folder: its list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fault(folder: Path) -> str:
+    """Why the checkpoint is not what was written; "" if it is."""
+    try:
+        listed = json.loads((folder / _MANIFEST).read_bytes())["files"]
+        there = set(_files(folder)) - {_MANIFEST}
+        for name in sorted(there | set(listed)):
+            if name not in there:
+                return f"{name} is missing"
+            if name not in listed:
+                return f"{name} is not in the manifest"
+            if _hash(folder / name) != listed[name]:
+                return f"{name} has changed"
+        return "" if _META in listed else f"{_META} is missing"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"it cannot be read: {_line(error)}"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{_MANIFEST} is broken: {_line(error)}"
+
+
+def _meta(folder: Path) -> dict[str, Any] | None:
+    """meta.json, if it is the one in the manifest."""
+    try:
+        listed = json.loads((folder / _MANIFEST).read_bytes())["files"]
+        content = (folder / _META).read_bytes()
+        if hashlib.sha256(content).hexdigest() != listed[_META]["sha256"]:
+            return None
+        return json.loads(content)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _serial(meta: dict[str, Any] | None) -> int:
+    return meta["serial"] if meta else 0
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write checkpoint {path}: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return text.strip().split("\n")[0] or type(error).__name__
+
+
+# ---- JSON
+
+
+def _plain(tree: Any) -> Any:
+    """What JSON makes of `tree`, with names for the numbers that strict JSON lacks."""
+    text = json.dumps(tree, default=lambda scalar: scalar.item())
+    return json.loads(text, parse_constant=_NON_FINITE.__getitem__)
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    """Under another name first: a manifest is whole or not there."""
+    writing = path.with_suffix(".writing")
+    with writing.open("w", encoding="utf-8") as file:
+        json.dump(tree, file, indent=2, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(writing, path)
+
+
+def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """One line that says where two JSON trees differ; "" if they do not."""
+    a, b = _flat(saved), _flat(wanted)
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    told = [
+        f"{key}: checkpoint has {_short(a.get(key))}, this run has {_short(b.get(key))}"
+        for key in keys[:8]
+    ]
+    return "; ".join(told) + (f"; and {len(keys) - 8} more" if len(keys) > 8 else "")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    rows = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            rows |= _flat(value, f"{prefix}{key}.")
+        else:
+            rows[prefix + key] = json.dumps(value, sort_keys=True)
+    return rows
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "nothing"
+    if len(text) <= 60:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text[:32]}... ({len(text)} characters, sha256 {digest[:8]})"
+
+
+# ---- environment
+
+
+def _environment() -> dict[str, Any]:
+    """What the bits of a computation depend on besides the program."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it; XLA goes by it
+    return {
+        "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "numpy": np.__version__,
+        "orbax-checkpoint": orbax.checkpoint.__version__,
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processor": _processor(),
+        "cpus": len(affinity(0)) if affinity else os.cpu_count(),
+        "NPROC": os.environ.get("NPROC"),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
+    }
+
+
+@functools.cache
+def _processor() -> str:
+    # XLA compiles for the instruction set it finds, and that changes bits.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+# ---- leaves
+#
+# Orbax gets a flat dict of host arrays, named by their paths: without a template it would make
+# lists of NamedTuples, and it would hand back arrays committed to the devices they came from.
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    rows = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): leaf for path, leaf in rows}
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _describe(leaf: Any) -> str:
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return f"{dtype}{list(np.shape(leaf))}"
+
+
+def _described(tree: Any) -> dict[str, str]:
+    return {name: _describe(leaf) for name, leaf in _named(tree).items()}
+
+
+def _host(name: str, leaf: Any) -> np.ndarray:
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    if array.dtype.kind in "OSUMm":
+        raise TypeError(f"the state's leaf {name} is no number: {type(leaf).__name__}")
+    return array
+
+
+def _empty(leaf: Any) -> np.ndarray:
+    """A host array for the content of a template's leaf; its pages are never touched."""
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return np.empty(np.shape(leaf), dtype)
+
+
+def _build(template: Any, arrays: dict[str, np.ndarray], keys: dict[str, str]) -> Any:
+    """The template's tree of the host arrays, every leaf of the template's kind."""
+
+    def leaf(name: str, like: Any) -> Any:
+        array = arrays[name]
+        if name in keys:
+            return jax.random.wrap_key_data(jnp.array(array), impl=keys[name])
+        if isinstance(like, np.ndarray):
+            return array
+        if isinstance(like, np.generic):
+            return array[()]
+        if isinstance(like, bool | int | float | complex):
+            return array.item()
+        return jnp.array(array)  # a copy, so that a step to which it is donated can reuse it
+
+    leaves = [leaf(name, like) for name, like in _named(template).items()]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _context() -> ocp.Context:
+    context = ocp.Context()
+    context.asynchronous.create_directories_asynchronously = False
+    context.memory.deepcopy_host_arrays = False  # nothing changes them while we wait
+    context.array.saving.use_compression = False  # floats do not shrink, and it takes longer
+    return context
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Orbax logs tracebacks of what it raises as well; ours is the one line."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    # Orbax refuses an array without elements, whose shape says all there is, and an empty dict.
+    arrays = {name: array for name, array in arrays.items() if array.size}
+    if not arrays:
+        return
+    try:
+        with _silence(), _context():
+            ocp.save(str(folder), arrays)
+    except OSError:
+        raise
+    except Exception as error:  # the leaves are plain arrays by now: what is left is the disk
+        code = re.search(r"os_error_code='([0-9]+)'", str(error))
+        told = (int(code[1]), os.strerror(int(code[1]))) if code else (_line(error),)
+        raise OSError(*told) from error
+
+
+def _read_arrays(folder: Path, template: Any) -> dict[str, np.ndarray]:
+    arrays = {name: _empty(leaf) for name, leaf in _named(template).items()}
+    wanted = {name: array for name, array in arrays.items() if array.size}
+    if wanted:
+        with _silence(), _context():
+            arrays |= ocp.load(str(folder), wanted)
+    return arrays

@@ -1,0 +1,352 @@
+"""A run folder that explains itself: its lock, JSON, row logs, event files and what run.json says.
+
+Strict JSON has no number that is not finite, so every file here spells those as the strings "nan",
+"inf" and "-inf"; `float` reads them back.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import RecordWriter
+from tensorboardX.proto import event_pb2, summary_pb2
+
+from rnnlab.types import InUseError, StorageError, UsageError
+
+_NON_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+_PACKAGES = ("rnnlab", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Generated when they are imported, so a type checker cannot see them.
+Event, SessionLog = event_pb2.Event, event_pb2.SessionLog  # pyright: ignore
+Summary = summary_pb2.Summary  # pyright: ignore
+_SOURCE = Path(__file__).resolve().parent
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Holds the run folder, made if need be, for this process; its death lets go of it.
+
+    Raises InUseError if another one holds it, UsageError if the folder cannot be made or written.
+    """
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK | os.X_OK):
+            raise PermissionError(f"no permission to write in {workdir}")
+        file = (workdir / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"run folder {workdir} cannot be used: {_line(error)}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip()
+            by = f" by process {holder}" if holder.isdigit() else ""
+            raise InUseError(f"run folder {workdir} is in use{by}") from error
+        except OSError as error:
+            raise UsageError(f"run folder {workdir} cannot be locked: {_line(error)}") from error
+        # The number is for the message above alone; a disk too full to hold it is no obstacle.
+        with contextlib.suppress(OSError):
+            _overwrite(file.fileno(), f"{os.getpid()}\n")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                _overwrite(file.fileno(), "")
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork holds a copy
+
+
+def _overwrite(descriptor: int, text: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, text.encode())
+
+
+# ---- JSON
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Replaces the file at `path` as a whole, so that no reader meets half of it.
+
+    Raises StorageError if the disk refuses; the old file is then still there.
+    """
+    path = Path(path)
+    text = json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n"
+    writing = path.with_name(f".{path.name}.writing")
+    with _storage_errors(path):
+        try:
+            with writing.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(writing, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                writing.unlink(missing_ok=True)
+            raise
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. Raises UsageError if the file is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {_line(error)}") from error
+
+
+def metrics_row(row: dict[str, Any]) -> str:
+    """One line of strict JSON without its newline; equal numbers give equal bytes."""
+    return json.dumps(_plain(row), allow_nan=False)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, numbers that are not finite as floats again.
+
+    A last line that a killed process left unfinished is ignored. Raises UsageError if the file is
+    missing or any other line is broken.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {_line(error)}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = dict(json.loads(line)) if line.strip() else {}
+        except (ValueError, TypeError) as error:
+            if number == len(lines):  # the last newline is missing, and more may be
+                break
+            raise UsageError(f"cannot read {path}: line {number} is broken") from error
+        if row:
+            rows.append({k: float(v) if v in ("nan", "inf", "-inf") else v for k, v in row.items()})
+    return rows
+
+
+def _plain(tree: Any) -> Any:
+    """What JSON makes of `tree`, scalars of NumPy and JAX included."""
+    text = json.dumps(tree, default=lambda scalar: scalar.item())
+    return json.loads(text, parse_constant=_NON_FINITE.__getitem__)
+
+
+class Log:
+    """An append-only text file of whole lines, cut back to a recorded size on resume.
+
+    Every line goes to the operating system at once, so only a crash of the machine can lose what
+    was not synchronised. Every method raises StorageError if the disk refuses.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        with _storage_errors(self.path):
+            self._file = self.path.open("ab", buffering=0)
+
+    def append(self, text: str) -> None:
+        """Writes `text`, closed by a newline if it lacks one; all of it or nothing."""
+        line = memoryview(text.encode() if text.endswith("\n") else f"{text}\n".encode())
+        before = self.size
+        with _storage_errors(self.path):
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                self._file.truncate(before)
+                raise
+
+    def sync(self) -> None:
+        """Returns once the lines are on the disk."""
+        with _storage_errors(self.path):
+            os.fsync(self._file.fileno())
+
+    @property
+    def size(self) -> int:
+        """Bytes so far: what a checkpoint records, after `sync`, for `truncate`."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def truncate(self, size: int, warn: Callable[[str], None]) -> None:
+        """Cuts the file to `size` bytes, so that a resumed run writes no line twice.
+
+        A file that is shorter has lost lines: `warn` is told, and the run goes on after the last
+        whole line.
+        """
+        with _storage_errors(self.path):
+            if self.size < size:
+                warn(f"{self.path} has {self.size} bytes, {size} were recorded: lines are missing")
+                size = self.path.read_bytes().rfind(b"\n") + 1
+            self._file.truncate(size)
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Events:
+    """TensorBoard's curves in `<workdir>/tensorboard`, one event file for each start of the run.
+
+    TensorBoard hides the points at `purge_step` and later that earlier files hold, so a run that
+    resumes after step n passes n + 1; None for a new run. The file is written here, without the
+    background process and the host name in the file's name that a SummaryWriter brings. Raises
+    StorageError if the disk refuses.
+    """
+
+    def __init__(self, workdir: Path, purge_step: int | None):
+        folder = Path(workdir) / "tensorboard"
+        with _storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # TensorBoard reads the files in the order of their names.
+            number = sum(1 for _ in folder.glob("events.out.tfevents.*"))
+            self.path = folder / f"events.out.tfevents.{number:06d}"
+            self._records = RecordWriter(str(self.path))
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._add(Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def write(self, step: int, split: str, row: dict[str, Any]) -> None:
+        """Writes every number of `row` as the scalar `<split>/<name>`; the rest is left out."""
+        values = [
+            Summary.Value(tag=f"{split}/{name}", simple_value=float(value))
+            for name, value in row.items()
+            if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
+        ]
+        self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _add(self, event: Any) -> None:
+        with _storage_errors(self.path):
+            self._records.write(event.SerializeToString())
+            self._records.flush()
+
+    def close(self) -> None:
+        with _storage_errors(self.path):
+            self._records.close()
+
+    def __enter__(self) -> "Events":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# ---- what the run was
+
+
+def describe(*, overrides: list[str]) -> dict[str, Any]:
+    """What run.json records of the program and the machine; no names of host or user are asked for.
+
+    `overrides` are the config values given on the command line, kept as they are. `git` is None
+    where the source is not part of a commit.
+    """
+    devices = jax.devices()
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(sys.argv),
+        "overrides": list(overrides),
+        "git": _git(),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "processes": jax.process_count(),
+        "cpus": os.cpu_count(),
+        "cpus_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "environment": {name: os.environ.get(name) for name in ("NPROC", "XLA_FLAGS")},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(_SOURCE), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+# ---- signals
+
+
+class Received:
+    """The first signal caught so far: its number, or None."""
+
+    received: int | None = None
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Received]:
+    """Turns SIGINT and SIGTERM into a flag, so that the loop can end after a whole step.
+
+    A second SIGINT raises KeyboardInterrupt, to break a hang. The old handlers come back at the
+    end. Outside the main thread, where Python allows no handlers, nothing is caught.
+    """
+    caught = Received()
+    interrupts = 0
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal interrupts
+        caught.received = caught.received or number
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in old.items():
+            # None: it was installed from C, and Python cannot put it back
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+# ---- errors
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return text.strip().split("\n")[0] or type(error).__name__
