@@ -1,0 +1,25 @@
+"""Quickstart: a GRU learns to write Python from the source text of the standard library.
+
+    python launch.py train --config=experiments/quickstart.py
+
+Needs no network and no data but the running interpreter. Under 3 minutes on 2 CPU cores.
+"""
+
+from experiments import default
+
+
+def get_config():
+    config = default.get_config()
+    config.data.corpus = "python"
+    config.model.cell = "gru"
+    config.model.hidden = 256
+    config.model.layers = 1
+    config.optim.learning_rate = 0.005
+    config.train.steps = 4500
+    config.train.log_every = 100
+    config.train.eval_every = 1500
+    config.train.sample_every = 1500
+    config.train.checkpoint_every = 1500
+    config.data.valid_fraction = 0.02
+    config.sample.python_snippets = 64
+    return config

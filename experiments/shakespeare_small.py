@@ -1,0 +1,24 @@
+"""A small Shakespeare in 3 minutes on 2 CPU cores: 1 x 256 GRU on tinyshakespeare.
+
+    python launch.py train --config=experiments/shakespeare_small.py
+
+Downloads 1.1 MB once; without a network give --config.data.path=FILE.
+"""
+
+from experiments import default
+
+
+def get_config():
+    config = default.get_config()
+    config.data.corpus = "shakespeare"
+    config.model.cell = "lstm"
+    config.model.hidden = 256
+    config.model.layers = 1
+    config.model.output_dropout = 0.1
+    config.optim.learning_rate = 0.005
+    config.train.steps = 5500
+    config.train.log_every = 100
+    config.train.eval_every = 1000
+    config.train.sample_every = 1000
+    config.train.checkpoint_every = 1000
+    return config

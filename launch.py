@@ -1,0 +1,229 @@
+"""rnnlab's launcher: python launch.py VERB --help"""
+
+import argparse
+import sys
+from pathlib import Path
+
+EPILOG = """\
+examples:
+  python launch.py train    --config=experiments/quickstart.py
+  python launch.py train    --config=experiments/quickstart.py --workdir=runs/mine \\
+                            --config.optim.clip_norm=5.0
+  python launch.py evaluate --workdir=runs/mine
+  python launch.py sample   --workdir=runs/mine --prime="def " --length=500 --temperature=0.8
+
+exit codes:
+  0 done   2 bad flag, config or data   3 diverged   4 bad checkpoint   5 disk   6 run folder in use
+  130, 143 interrupted, the state saved
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="launch.py",
+        description="Train, evaluate and sample recurrent neural networks.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, summary: str, details: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}. {details}",
+            allow_abbrev=False,
+        )
+
+    train = verb(
+        "train",
+        "train a model, or resume the run that the folder holds",
+        "A stopped run goes on bit for bit. Ctrl-C finishes the step and saves. A config file is "
+        "Python code, and it runs.",
+    )
+    train.add_argument(
+        "--config", metavar="FILE", help="config file, such as experiments/default.py"
+    )
+    train.add_argument(
+        "--workdir", metavar="DIR", help="the run's folder (default: runs/NAME of the config file)"
+    )
+    train.add_argument(
+        "--config.KEY",
+        metavar="VALUE",
+        help="set a key of the config, e.g. --config.optim.clip_norm=5.0; experiments/default.py "
+        "explains every key",
+    )
+
+    def of_run(name: str, summary: str, details: str) -> argparse.ArgumentParser:
+        sub = verb(name, summary, details)
+        sub.add_argument("--workdir", metavar="DIR", required=True, help="the run's folder")
+        sub.add_argument(
+            "--checkpoint",
+            metavar="WHICH",
+            default="best",
+            help="best (on the held-out data), latest, or a step (default: best)",
+        )
+        return sub
+
+    evaluate = of_run(
+        "evaluate",
+        "measure a trained model on its held-out data",
+        "Needs nothing but the run's folder, and writes nothing.",
+    )
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sample = of_run(
+        "sample",
+        "write text with a trained model",
+        "Needs nothing but the run's folder, and writes nothing. The same seed gives the same text.",
+    )
+    sample.add_argument(
+        "--prime",
+        default="",
+        metavar="TEXT",
+        help="what the text begins with (default: a random letter)",
+    )
+    sample.add_argument(
+        "--length", type=int, default=500, help="characters to write (default: 500)"
+    )
+    sample.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="> 1 bolder, < 1 safer, 0 greedy (default: 0.8)",
+    )
+    sample.add_argument(
+        "--top_k",
+        type=int,
+        default=0,
+        metavar="K",
+        help="only the K most probable (default: 0, off)",
+    )
+    sample.add_argument(
+        "--top_p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="only the most probable that together have probability P (default: 1, off)",
+    )
+    sample.add_argument("--num", type=int, default=1, help="how many texts at once (default: 1)")
+    sample.add_argument("--seed", type=int, default=0, help="of the random draws (default: 0)")
+    sample.add_argument(
+        "--beam",
+        type=int,
+        default=0,
+        metavar="WIDTH",
+        help="beam search for the most probable text instead of drawing one (default: 0, off)",
+    )
+    return top
+
+
+def overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """(config overrides as "key=value", all other arguments)."""
+    found, rest = [], []
+    words = iter(arguments)
+    for word in words:
+        if word.startswith("--config."):
+            key, separator, value = word.removeprefix("--config.").partition("=")
+            if not separator:
+                value = next(words, None)
+                found.append(key if value is None else f"{key}={value}")
+            else:
+                found.append(f"{key}={value}")
+        else:
+            rest.append(word)
+    return found, rest
+
+
+def warn(text: str) -> None:
+    print(f"rnnlab: warning: {text}", file=sys.stderr, flush=True)
+
+
+def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
+    from rnnlab import config, train
+    from rnnlab.types import UsageError
+
+    if not flags.config and not flags.workdir:
+        raise UsageError("train needs --config=FILE, or --workdir=DIR with a run to resume")
+    if changes and not flags.config:
+        raise UsageError("--config.KEY needs --config=FILE beside it")
+    chosen = config.load(flags.config, changes) if flags.config else None
+    workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}")
+    train.train(chosen, workdir, changes)
+
+
+def run_evaluate(flags: argparse.Namespace) -> None:
+    import json
+
+    from rnnlab import train
+
+    run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
+    found = {
+        "step": run.meta["step"],
+        **run.task.evaluate(run.params),
+        **run.task.finish(run.params),
+    }
+    if flags.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        text = f"{value:.6f}" if isinstance(value, float) else str(value)
+        print(f"{name.replace('_', ' '):<22} {text}")
+
+
+def run_sample(flags: argparse.Namespace) -> None:
+    from rnnlab import tasks, train
+
+    run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
+    tasks.module(run.config.task).write(
+        run.config,
+        Path(flags.workdir),
+        run.params,
+        prime=flags.prime,
+        length=flags.length,
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        count=flags.num,
+        seed=flags.seed,
+        beam=flags.beam,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    changes, rest = overrides(arguments)
+    top = parser()
+    flags = top.parse_args(rest)
+    if changes and flags.verb != "train":
+        top.error(f"--config.KEY is for train, not for {flags.verb}")
+
+    from rnnlab import host
+
+    host.retain_memory()  # before JAX starts
+    from rnnlab import corpora
+    from rnnlab.types import RnnlabError
+
+    host.keep_compiled(corpora.cache_folder() / "compiled")
+    try:
+        if flags.verb == "train":
+            run_train(flags, changes)
+        else:
+            {"evaluate": run_evaluate, "sample": run_sample}[flags.verb](flags)
+    except RnnlabError as error:
+        print(f"rnnlab: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rnnlab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, `| head` say
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        print(f"rnnlab: {error}", file=sys.stderr)
+        return 5
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,195 @@
+"""Configurations: read a config file, apply overrides, compare, and keep as JSON."""
+
+import ast
+import difflib
+import importlib.util
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rnnlab.types import UsageError
+
+
+def load(path: str, overrides: list[str]) -> ConfigDict:
+    """The config of `get_config()` in the Python file at `path`, with `key=value` overrides.
+
+    Raises UsageError for a missing or failing file, an unknown key (with the nearest one) or a
+    value of the wrong type.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"config file '{path}' does not exist")
+    spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"config file '{path}' is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+        function = getattr(module, "get_config", None)
+        config = function() if callable(function) else None
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # it is the user's code: whatever it raises is about it
+        line = _line_in(error, module.__file__)
+        at = f", line {line}" if line else ""
+        raise UsageError(f"config file '{path}'{at}: {_one_line(error)}") from error
+    if function is None:
+        raise UsageError(f"config file '{path}' defines no get_config()")
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"config file '{path}': get_config() must return an ml_collections.ConfigDict")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise UsageError(f"--config.{key} needs a value: write --config.{key}=VALUE")
+        assign(config, key, text)
+    return config
+
+
+def _line_in(error: BaseException, file: str | None) -> int | None:
+    """The last line of `file` that the error went through."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    # ml_collections lists every field of the config before it comes to the point.
+    missing = re.search(r'Key "([^"]*)" does not exist', text)
+    if missing:
+        near = re.search(r'Did you mean "([^"]*)"', text)
+        hint = f": did you mean '{near[1]}'?" if near else ""
+        return f"unknown config key '{missing[1]}'{hint}"
+    return " ".join(f"{type(error).__name__}: {text}".split())
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"optim.clip_norm": 1.0, ...}: every key of a ConfigDict or nested dict, dotted."""
+    result = {}
+    for key, value in config.items():
+        if isinstance(value, (ConfigDict, dict)):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def assign(config: ConfigDict, key: str, text: str) -> None:
+    """Set the dotted `key` to the value that `text` spells, in the type the key has.
+
+    Raises UsageError for an unknown key or a value of another type.
+    """
+    known = flat(config)
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        last = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+        hint = f": did you mean '{(last or near)[0]}'?" if last or near else ""
+        raise UsageError(f"unknown config key '{key}'{hint}")
+    *path, name = key.split(".")
+    parent = config
+    for part in path:
+        parent = parent[part]
+    with parent.unlocked():
+        parent[name] = parse(key, text, parent.get_type(name))
+
+
+def parse(key: str, text: str, kind: type) -> Any:
+    """`text` as a `kind` (bool, int, float, str or tuple); "none" unsets nothing and is refused.
+
+    Raises UsageError naming the key, the type and the text.
+    """
+    try:
+        if kind is str:
+            return text
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if kind is float:
+            return float(text)
+        if kind is int:
+            if re.fullmatch(r"[+-]?\d[\d_]*", text):
+                return int(text)
+            if float(text).is_integer():
+                return int(float(text))
+        elif kind is tuple:
+            value = ast.literal_eval(text)
+            if isinstance(value, tuple | list):  # and not the letters of a string
+                return tuple(value)
+    except (ValueError, KeyError, OverflowError, SyntaxError, TypeError):
+        pass
+    article = "an" if kind is int else "a"
+    raise UsageError(f"config key '{key}' takes {article} {kind.__name__}, got '{text}'")
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise UsageError where a count is out of range or a number is NaN; the parts check the rest."""
+    values = flat(config)
+    for key, value in values.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise UsageError(f"config key '{key}' is NaN: give a number")
+    least = {"seed": 0}
+    least |= {f"train.{k}": 1 for k in ("steps", "batch_size", "window", "log_every", "keep")}
+    least |= {f"train.{k}": 0 for k in ("eval_every", "checkpoint_every", "sample_every")}
+    for key, low in least.items():
+        value = values.get(key)
+        # A ConfigDict takes True for an integer.
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageError(f"config key '{key}' takes an int, got {value}")
+        if value < low:
+            never = " (0: only at the end)" if key.endswith("_every") and not low else ""
+            raise UsageError(f"config key '{key}' must be at least {low}{never}, got {value}")
+    if values["seed"] >= 2**32:
+        raise UsageError(f"config key 'seed' must be below 2^32, got {values['seed']}")
+
+
+def difference(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """key -> (old, new) wherever two configs differ; None stands for a missing key."""
+    before, after = flat(old), flat(new)
+    keys = [*before, *(k for k in after if k not in before)]
+    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+# A float that JSON cannot spell; or, in quotes, a string that looks like one.
+_SPELT = re.compile(r"('*)(inf|-inf|nan)\1")
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """Nested plain dicts for strict JSON, which has no inf: it becomes the string "inf", and the
+    string "inf" becomes "'inf'"."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (ConfigDict, dict)):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [plain(v) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
+        if isinstance(value, str) and _SPELT.fullmatch(value):
+            return f"'{value}'"
+        return value
+
+    return plain(config)
+
+
+def from_json(data: dict[str, Any]) -> ConfigDict:
+    """The inverse of `to_json`. Lists become tuples."""
+
+    def rich(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: rich(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return tuple(rich(v) for v in value)
+        if isinstance(value, str) and _SPELT.fullmatch(value):
+            return value[1:-1] if value[0] == "'" else float(value)
+        return value
+
+    return ConfigDict(rich(data)).lock()

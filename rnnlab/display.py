@@ -1,0 +1,121 @@
+"""What a person sees: the table of the model, the progress bar or plain lines, the last line."""
+
+import math
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _Console(Console):
+    """A console whose reader may go away (`| head`): a run is worth more than its output."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class Display:
+    """A context that shows a run's progress: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, steps: int, unit: str, every: int):
+        # Samples are shown as they are: ":b:" in the text of a program is no emoji.
+        self._console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._steps, self._unit = steps, unit
+        self._began = time.monotonic()
+        self._start = 0
+        self._latest: dict[str, Any] = {}
+        self._progress = None
+        if self._console.is_terminal and sys.stdout.isatty():
+            self._progress = Progress(
+                TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bar = self._progress.add_task("", total=steps, text="compiling ...")
+
+    def __enter__(self) -> "Display":
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line, or several, above the bar; "?" for what the terminal's encoding lacks."""
+        encoding = self._console.encoding
+        self._console.print(text.encode(encoding, "replace").decode(encoding))
+        self._console.file.flush()
+
+    def warn(self, text: str) -> None:
+        """A warning, on standard error."""
+        print(f"rnnlab: warning: {text}", file=sys.stderr, flush=True)
+
+    def model(self, rows: tuple[tuple[str, str], ...], title: str) -> None:
+        """The table of parameters: rows of (name, shape "D x H"), the shape "" being a scalar."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("parameter")
+        table.add_column("shape", justify="right")
+        table.add_column("count", justify="right")
+        total = 0
+        for name, shape in rows:
+            count = math.prod(int(n) for n in shape.split(" x ") if n)
+            total += count
+            table.add_row(name, shape, f"{count:,}")
+        table.add_section()
+        table.add_row("all", "", f"{total:,}")
+        self._console.print(table)
+
+    def resume(self, step: int) -> None:
+        """Progress starts at `step`."""
+        self._start, self._began = step, time.monotonic()
+        if self._progress is not None:
+            self._progress.update(self._bar, completed=step)
+
+    def tick(self, step: int) -> None:
+        """The step that is under way."""
+        if self._progress is not None:
+            self._progress.update(self._bar, completed=step)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """A row of metrics: in the bar's text, or a line of its own."""
+        step, loss = row["step"], float(row["loss"])
+        if row["split"] == "valid":
+            self.say(
+                f"step {step:>6}  validation {loss:.4f} nats/{self._unit} "
+                f"({row['bits_per_char']:.4f} bits, perplexity {row['perplexity']:.2f}; "
+                f"random windows {row['loss_random_windows']:.4f})"
+                if "loss_random_windows" in row
+                else f"step {step:>6}  validation {loss:.4f}"
+            )
+            return
+        rate = f"{row[f'{self._unit}s_per_second']:,.0f} {self._unit}s/s"
+        if self._progress is not None:
+            self._progress.update(self._bar, completed=step, text=f"loss {loss:.4f}  {rate}")
+            return
+        done = step - self._start
+        left = (time.monotonic() - self._began) / max(done, 1) * (self._steps - step)
+        self.say(
+            f"step {step:>6}/{self._steps}  loss {loss:.4f}  |g| {row['grad_norm']:.3f}  "
+            f"clipped {100 * row['clipped']:.0f}%  {rate}  {clock(left)} left"
+        )

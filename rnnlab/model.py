@@ -1,0 +1,168 @@
+"""A stack of cells between an input layer and a readout, as pure functions of one dict pytree.
+
+    params = {"embedding": [V, E]?, "layers": [...], "readout": {"kernel": [W, V]?, "bias": [V]}}
+
+A layer is a cell's parameters, or {"forward": ..., "backward": ...} where bidirectional.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab import cells, initialisers, parts
+from rnnlab.types import Array, Cell, Model, UsageError
+from rnnlab.unroll import sqrt_chunk, unroll
+
+BLANK = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
+
+
+def make(
+    *,
+    input_size: int,
+    output_size: int,
+    cell: str,
+    hidden: int,
+    layers: int,
+    input: str = "one_hot",
+    embedding_size: int = 0,
+    bidirectional: bool = False,
+    residual: bool = False,
+    skip: bool = False,
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    output_dropout: float = 0.0,
+    dropout_shared: bool = False,
+    tied: bool = False,
+    readout_init: str = "glorot_uniform",
+    remat: bool = False,
+    compute_dtype: str | None = None,
+    preset: str | None = None,
+    cell_options: dict[str, Any] | None = None,
+) -> Model:
+    """A model from token inputs [T, B] (or real vectors [T, B, D]) to outputs [T, B, output_size].
+
+    input: "one_hot" (gathered, never materialised), "embedding" (a trained table of
+        `embedding_size` columns), or "dense" (x is [T, B, input_size] and goes to the cell as it is).
+    residual: a layer's output is added to its input, from the second layer on (He et al. 2016).
+    skip: the readout sees the outputs of all layers, side by side (Graves 2013).
+    dropout: rate between layers; input_dropout: rate on the input (one-hot: whole characters are
+        blanked, without rescaling); output_dropout: rate before the readout. `dropout_shared`:
+        one mask for all time steps (Gal and Ghahramani 2016) instead of one a step
+        (Zaremba et al. 2014).
+    tied: the readout's kernel is the embedding table (Press and Wolf 2017), so the readout must see
+        `embedding_size` values.
+    remat: keep every sqrt(T)-th carry alone for the backward pass; see `unroll`.
+
+    Raises UsageError for values that do not fit together.
+    """
+    if layers < 1:
+        raise UsageError(f"model.layers must be at least 1, got {layers}")
+    if input not in ("one_hot", "embedding", "dense"):
+        raise UsageError(
+            f"model.input must be 'one_hot', 'embedding' or 'dense', got '{input}'"
+        )
+    if input == "embedding" and embedding_size < 1:
+        raise UsageError("model.input is 'embedding': set model.embedding_size to at least 1")
+    rates = {"dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout}
+    for name, rate in rates.items():
+        if not 0.0 <= rate < 1.0:
+            raise UsageError(f"model.{name} must be in [0, 1), got {rate}")
+    options = {"hidden": hidden, "compute_dtype": compute_dtype} | (cell_options or {})
+    unit: Cell = cells.get(cell, preset=preset, **options)
+    directions = ("forward", "backward") if bidirectional else ("forward",)
+    layer_width = hidden * len(directions)
+    readout_width = layer_width * (layers if skip else 1)
+    input_width = embedding_size if input == "embedding" else input_size
+    if tied and (input != "embedding" or readout_width != embedding_size):
+        raise UsageError(
+            f"model.tied needs model.input 'embedding' with model.embedding_size {readout_width}, "
+            f"the width of the readout's input; it is '{input}' with {embedding_size}"
+        )
+    dot = parts.matmul(compute_dtype)
+
+    def init(key: Array, dtype: Any = jnp.float32) -> dict[str, Any]:
+        key_e, key_r, *keys = jax.random.split(key, 2 + layers)
+        stack = []
+        for index, key_layer in enumerate(keys):
+            width = layer_width if index else input_width
+            per_direction = {
+                name: unit.init(k, width, dtype)
+                for name, k in zip(directions, jax.random.split(key_layer, len(directions)), strict=True)
+            }
+            stack.append(per_direction if bidirectional else per_direction["forward"])
+        params: dict[str, Any] = {"layers": stack, "readout": {"bias": jnp.zeros(output_size, dtype)}}
+        if not tied:
+            kernel = initialisers.make(readout_init)(key_r, (readout_width, output_size), dtype)
+            params["readout"]["kernel"] = kernel
+        if input == "embedding":
+            params["embedding"] = jax.random.normal(key_e, (input_size, embedding_size), dtype) * (
+                embedding_size**-0.5
+            )
+        return params
+
+    def carry(batch: int, dtype: Any = jnp.float32) -> tuple[Any, ...]:
+        return tuple(tuple(unit.carry(batch, dtype) for _ in directions) for _ in range(layers))
+
+    def drop(key: Array | None, rate: float, x: Array) -> Array:
+        if key is None or rate == 0.0:
+            return x
+        shape = (1, *x.shape[1:]) if dropout_shared else x.shape
+        return jnp.where(parts.draw(key, 1.0 - rate, shape), x / (1.0 - rate), 0.0)
+
+    def enter(params: dict[str, Any], x: Array, key: Array | None) -> Array:
+        if input == "one_hot":
+            if key is not None and input_dropout > 0.0:
+                x = jnp.where(parts.draw(key, input_dropout, x.shape), BLANK, x)
+            return x
+        if input == "embedding":
+            x = jnp.take(params["embedding"], x, axis=0, mode="clip")
+        return drop(key, input_dropout, x)
+
+    def apply(
+        params: dict[str, Any],
+        carry: Any,
+        x: Array,
+        *,
+        key: Array | None = None,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+    ) -> tuple[Any, Array]:
+        chunk = sqrt_chunk(x.shape[0]) if remat else 0
+        keys = [None] * (2 * layers + 2) if key is None else list(jax.random.split(key, 2 * layers + 2))
+        run = functools.partial(unroll, unit, lengths=lengths, mask=mask, reset=reset, chunk=chunk)
+        x = enter(params, x, keys[-1])
+        new_carry, outputs = [], []
+        for index, layer in enumerate(params["layers"]):
+            inside = drop(keys[2 * index], dropout, x) if index else x
+            key_cell = keys[2 * index + 1]
+            if bidirectional:
+                split = (None, None) if key_cell is None else tuple(jax.random.split(key_cell))
+                forward, y_f = run(layer["forward"], inside, carry[index][0], key=split[0])
+                backward, y_b = run(
+                    layer["backward"], inside, carry[index][1], key=split[1], reverse=True
+                )
+                new_carry.append((forward, backward))
+                y = jnp.concatenate([y_f, y_b], axis=-1)
+            else:
+                final, y = run(layer, inside, carry[index][0], key=key_cell)
+                new_carry.append((final,))
+            x = x + y if residual and index else y
+            outputs.append(x)
+        seen = jnp.concatenate(outputs, axis=-1) if skip else x
+        seen = drop(keys[-2], output_dropout, seen)
+        readout = params["readout"]
+        kernel = params["embedding"].T if tied else readout["kernel"]
+        return tuple(new_carry), dot(seen, kernel) + readout["bias"]
+
+    def rows() -> tuple[tuple[str, str], ...]:
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        table = []
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            table.append((name, " x ".join(str(n) for n in leaf.shape)))
+        return tuple(table)
+
+    return Model(init=init, carry=carry, apply=apply, causal=not bidirectional, layers=rows())

@@ -1,0 +1,149 @@
+"""The train state and the train step: one pure function, jitted once, its state donated."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from rnnlab import optim
+from rnnlab.types import Array, Params, Task, UsageError
+
+REDUCTIONS = ("mean", "sum_over_time")
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that the next step depends on; what a checkpoint holds."""
+
+    step: Array  # int32, updates done
+    params: Params
+    average: Params  # the moving average of the parameters, None if off
+    optimiser: Any
+    carry: Any  # the recurrent state handed from window to window
+    key: Array  # the seed's key; never advanced, every step folds its number in
+    tally: dict[str, Array]  # sums since the last logged step
+    fault: dict[str, Array]  # the first step whose loss or gradient was not finite; step 0 is none
+
+
+def _no_tally() -> dict[str, Array]:
+    names = ("loss", "count", "norm", "norm_max", "clipped", "ratio", "steps")
+    return {name: jnp.zeros((), jnp.float32) for name in names}
+
+
+def start(task: Task, optimiser: optim.Optimiser, *, seed: int, average: bool) -> TrainState:
+    """The state before the first step."""
+    key = jax.random.key(seed)
+    key_init, key_steps = jax.random.split(key)
+    params = task.init(key_init)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        average=jax.tree.map(jnp.copy, params) if average else None,
+        optimiser=optimiser.init(params),
+        carry=task.carry(),
+        key=key_steps,
+        tally=_no_tally(),
+        fault={
+            "step": jnp.zeros((), jnp.int32),
+            "loss": jnp.zeros((), jnp.float32),
+            "norm": jnp.zeros((), jnp.float32),
+        },
+    )
+
+
+def served(state: TrainState) -> Params:
+    """The parameters to evaluate and sample with: the average where there is one."""
+    return state.params if state.average is None else state.average
+
+
+def _finite(tree: Any) -> Array:
+    """bool: whether no number in the tree is inf or NaN."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+
+
+def make(
+    task: Task,
+    optimiser: optim.Optimiser,
+    *,
+    average_decay: float,
+    reduction: str,
+    log_every: int,
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+    """The jitted train step: (state, batch) -> (state, report). The state is donated.
+
+    reduction: the loss that is differentiated, "mean" per token, or "sum_over_time", that mean
+        times T: the clipping thresholds of Pascanu et al. 2013 are for the latter. What is
+        reported as `loss` is the mean in both cases. T is the leading axis of the batch's first
+        leaf of rank >= 2.
+    report: scalars summed since the last multiple of `log_every`, to be divided once; a buffer of
+        its own, so that reading it never waits for the next step.
+
+    A step whose loss, gradient or result is not finite changes nothing but `fault`, and so do all
+    after it. (The result: at |g| = 1e20 Adam's second moment overflows in float32, and would hold
+    its parameter still for good.)
+
+    Raises UsageError for another reduction or a decay outside [0, 1).
+    """
+    if reduction not in REDUCTIONS:
+        raise UsageError(f"optim.reduction must be one of {', '.join(REDUCTIONS)}, got '{reduction}'")
+    if not 0 <= average_decay < 1:
+        raise UsageError(f"optim.ema must be in [0, 1), got {average_decay}")
+
+    def objective(params: Params, carry: Any, batch: Any, key: Array) -> tuple[Array, Any]:
+        carry, sums = task.loss(params, carry, batch, key)
+        total, count = sums["loss"]
+        mean = total / count
+        if reduction == "mean":
+            return mean, (carry, total, count)
+        time = next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1)
+        return mean * time, (carry, total, count)
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        (_, (carry, total, count)), grads = gradient(state.params, state.carry, batch, key)
+        norm = optim.global_norm(grads)
+
+        updates, inner = optimiser.update(grads, state.optimiser, state.params)
+        params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)
+        fine = jnp.isfinite(total) & jnp.isfinite(norm) & _finite((params, inner, carry))
+        fine &= state.fault["step"] == 0
+        size = optim.global_norm(params)
+        ratio = optim.global_norm(updates) / jnp.where(size > 0, size, 1.0)
+        average = state.average
+        if average is not None:
+            average = optim.averaged(average, params, state.step + 1, average_decay)
+        seen = optimiser.watch(inner)
+        new = {
+            "loss": total,
+            "count": count,
+            "norm": seen.norm,
+            "clipped": seen.clipped,
+            "ratio": ratio,
+            "steps": jnp.ones(()),
+        }
+        old = jax.tree.map(lambda t: jnp.where(state.step % log_every == 0, 0.0, t), state.tally)
+        tally = {name: old[name] + value.astype(jnp.float32) for name, value in new.items()}
+        tally["norm_max"] = jnp.maximum(old["norm_max"], seen.norm.astype(jnp.float32))
+        after = state.replace(
+            step=state.step + 1,
+            params=params,
+            average=average,
+            optimiser=inner,
+            carry=carry,
+            tally=tally,
+        )
+        fault = {
+            "step": state.step + 1,
+            "loss": (total / count).astype(jnp.float32),
+            "norm": norm.astype(jnp.float32),
+        }
+        unseen = state.fault["step"] == 0
+        fault = jax.tree.map(lambda a, b: jnp.where(unseen, a, b), fault, state.fault)
+        stay = state.replace(fault=fault)
+        state = jax.tree.map(lambda a, b: a if a is b else jnp.where(fine, a, b), after, stay)
+        return state, {**state.tally, "step": state.step, "fault": state.fault["step"]}
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,256 @@
+"""Next-symbol prediction over a text: many-to-many in step.
+
+Training reads B parallel streams of the text window by window and carries the hidden state from
+window to window (truncated BPTT), or independent windows from a zero state. Validation reads the
+whole held-out text statefully, every target once, and puts nanoGPT's estimate from random windows
+beside it.
+"""
+
+import ast
+import functools
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab import corpora, data, metrics, model, runfolder, sample
+from rnnlab.types import Array, Model, Params, Task, UsageError
+from rnnlab.unroll import select
+
+KEPT_AT_MOST = 64 << 20  # bytes of held-out tokens that are copied into the run
+
+
+def build(config: Any, vocabulary: corpora.Vocabulary) -> Model:
+    """The model of the config for this vocabulary: one-hot or embedded symbols in, logits out."""
+    options = {name: value for name, value in config.model.items() if value is not None}
+    cell_options = {k: v for k, v in options.pop("options").items() if v is not None}
+    size = vocabulary.size
+    made = model.make(input_size=size, output_size=size, cell_options=cell_options, **options)
+    if not made.causal:
+        raise UsageError(
+            "a language model must not see the future: set model.bidirectional to False"
+        )
+    return made
+
+
+def vocabulary_of(folder: Path) -> corpora.Vocabulary:
+    """The vocabulary kept in a run. Raises UsageError if it is missing or broken."""
+    return corpora.Vocabulary.from_json(runfolder.read_json(folder / "vocabulary.json"))
+
+
+def write(
+    config: Any,
+    kept: Path,
+    params: Params,
+    *,
+    prime: str,
+    length: int,
+    count: int,
+    beam: int,
+    seed: int,
+    **choice: Any,
+) -> None:
+    """Print text from the model of the run in `kept`, as it is written.
+
+    One text streams to the terminal character by character; several come one after another, each
+    under a line with its number. `beam` > 0 prints the most probable texts that a beam of that
+    width finds, with their log-probabilities. `choice`: temperature, top_k, top_p.
+
+    Raises UsageError for options out of range, or a prime with characters the run has not seen.
+    """
+    vocabulary = vocabulary_of(kept)
+    net = build(config, vocabulary)
+    first = sample.prime_tokens(vocabulary, prime, count=count, seed=seed)
+    if beam:
+        tokens, scores = sample.beam_search(net, params, first[:, 0], length=length, width=beam)
+        for row, score in zip(tokens[:count], scores, strict=False):
+            print(f"---- log-probability {score:.2f} ----")
+            print(vocabulary.decode(np.concatenate([first[:, 0], row])))
+        return
+    pieces = sample.generate(net, params, first, length=length, count=count, seed=seed, **choice)
+    if count == 1:
+        decoder = vocabulary.decoder()
+        print(decoder.decode(first[:, 0]), end="", flush=True)
+        for piece in pieces:
+            print(decoder.decode(piece[:, 0]), end="", flush=True)
+        print(decoder.decode([], final=True))
+        return
+    tokens = np.concatenate([first, *pieces])
+    for number, column in enumerate(tokens.T, start=1):
+        print(f"---- {number} of {count} ----\n{vocabulary.decode(column)}")
+
+
+def parses(text: str) -> bool:
+    """Whether Python's own parser accepts the first function of `text`.
+
+    That is the text from its first "def " to the next line that is not indented, or to the last
+    complete line if the text ends before.
+    """
+    lines = text[text.index("def ") :].split("\n")[:-1]
+    end = next((i for i, line in enumerate(lines) if i and line[:1].strip()), len(lines))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an odd escape in generated text is no warning of ours
+        try:
+            ast.parse("\n".join(lines[:end]) + "\n")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return bool(lines[:end])
+
+
+def make(config: Any, kept: Path | None = None) -> Task:
+    """The task of `config`; with `kept`, vocabulary and held-out text come from that run."""
+    train_config = config.train
+    rows, window = train_config.batch_size, train_config.window
+    held = None if kept is None else kept / "valid.npy"
+
+    @functools.cache
+    def corpus() -> tuple[corpora.Corpus, np.ndarray, np.ndarray]:
+        options = config.data
+        text = corpora.load(
+            corpus=options.corpus, path=options.path, level=options.level, glob=options.glob
+        )
+        train, valid = data.split(text.tokens, valid_fraction=config.data.valid_fraction)
+        return text, train, valid
+
+    vocabulary = corpus()[0].vocabulary if kept is None else vocabulary_of(kept)
+    net = build(config, vocabulary)
+
+    @functools.cache
+    def batches() -> data.Batches:
+        train = corpus()[1]
+        if config.data.batching == "streams":
+            return data.stream_batches(
+                train,
+                batch_size=rows,
+                window=window,
+                seed=config.seed,
+                shift=config.data.shift,
+                forget=config.data.forget,
+            )
+        if config.data.batching == "windows":
+            return data.window_batches(train, batch_size=rows, window=window, seed=config.seed)
+        raise UsageError(
+            f"data.batching must be 'streams' or 'windows', got '{config.data.batching}'"
+        )
+
+    @functools.cache
+    def validation() -> tuple[data.HeldOut, dict[str, np.ndarray]]:
+        tokens = np.load(held) if held is not None and held.exists() else corpus()[2]
+        options = config.eval
+        text = data.held_out(
+            tokens, streams=options.streams, window=options.window, burn_in=options.burn_in
+        )
+        windows = data.random_windows(
+            tokens, count=options.random_windows, window=window, seed=config.seed
+        )
+        return text, windows
+
+    if kept is None:
+        # Now, so that a text that is too short is refused before anything is written.
+        batches()
+        validation()
+
+    def loss(params: Params, carry: Any, batch: Any, key: Array | None) -> tuple[Any, Any]:
+        carry = select(batch["fresh"], jax.tree.map(jnp.zeros_like, carry), carry)
+        carry, logits = net.apply(params, carry, batch["inputs"], key=key)
+        return carry, metrics.sums(("loss",), logits, batch["targets"])
+
+    @jax.jit
+    def measure(params: Params, carry: Any, batch: Any) -> tuple[Any, Any]:
+        carry, logits = net.apply(params, carry, batch["inputs"])
+        names = tuple(metrics.TOKEN_METRICS)
+        return carry, metrics.sums(names, logits, batch["targets"], batch.get("weights"))
+
+    def evaluate(params: Params) -> dict[str, float]:
+        text, windows = validation()
+        totals = {name: np.zeros(2) for name in metrics.TOKEN_METRICS}
+        carry = net.carry(text.streams)
+        for i in range(text.windows):
+            carry, found = measure(params, carry, text(i))
+            for name, pair in found.items():
+                totals[name] += np.array([float(v) for v in pair])
+        result = {name: float(total / count) for name, (total, count) in totals.items()}
+        _, found = measure(params, net.carry(windows["inputs"].shape[1]), windows)
+        total, count = found["loss"]
+        estimate = float(total) / float(count)
+        return {
+            "loss": result.pop("loss"),
+            "bits_per_char": metrics.bits(totals["loss"][0] / totals["loss"][1]),
+            "perplexity": metrics.perplexity(totals["loss"][0] / totals["loss"][1]),
+            **result,
+            "loss_random_windows": estimate,
+        }
+
+    def show(params: Params, step: int) -> str:
+        options = config.sample
+        return sample.text_samples(
+            net,
+            params,
+            vocabulary,
+            prime=options.prime,
+            length=options.length,
+            temperature=options.temperature,
+            seed=(config.seed + step) % 2**32,
+        )[0]
+
+    def finish(params: Params) -> dict[str, float]:
+        count = config.sample.python_snippets
+        if not count:
+            return {}
+        texts = sample.text_samples(
+            net,
+            params,
+            vocabulary,
+            prime="\ndef ",
+            length=config.sample.snippet_length,
+            count=count,
+            temperature=config.sample.temperature,
+            seed=config.seed,
+        )
+        return {"python_parses": sum(parses(text) for text in texts) / count}
+
+    def keep(folder: Path) -> None:
+        runfolder.write_json(folder / "vocabulary.json", vocabulary.to_json())
+        valid = corpus()[2]
+        if valid.nbytes <= KEPT_AT_MOST:
+            part = folder / ".valid.part.npy"
+            np.save(part, valid)
+            os.replace(part, folder / "valid.npy")
+
+    def facts() -> dict[str, Any]:
+        text, train, valid = corpus()
+        return {
+            "corpus": Path(config.data.path).name if config.data.path else text.name,
+            "source": text.source,
+            "sha256": text.sha256,
+            "bytes": text.bytes,
+            "characters": len(text.tokens),
+            "train_characters": len(train),
+            "valid_characters": len(valid),
+            "vocabulary": vocabulary.size,
+            "steps_per_epoch": batches().steps_per_epoch,
+        }
+
+    return Task(
+        init=net.init,
+        carry=lambda: net.carry(rows),
+        batch=lambda step: batches()(step),
+        loss=loss,
+        evaluate=evaluate,
+        finish=finish,
+        show=show,
+        keep=keep,
+        facts=facts,
+        layers=net.layers,
+        fingerprint={
+            "task": "language_model",
+            "cell": config.model.cell,
+            "vocabulary": f"{vocabulary.size} symbols, sha256 {vocabulary.sha256[:12]}",
+            **dict(net.layers),
+        },
+        unit="char",
+    )

@@ -1,0 +1,382 @@
+"""The training loop: the only module that sees the whole configuration.
+
+Data flows one way: config -> task -> batch -> model (scan of cell) -> loss -> gradients -> norm
+recorded -> clip -> update -> metrics -> checkpoint. Everything between two checkpoints is a pure
+function of the first of them, so that a run that is stopped anywhere goes on bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from rnnlab import checkpoint, optim, plots, runfolder, tasks
+from rnnlab import config as configuration
+from rnnlab import step as stepping
+from rnnlab.display import Display, clock
+from rnnlab.types import CheckpointError, DivergedError, Interrupted, Params, Task, UsageError
+
+# What a run may be given anew when it resumes: nothing that a past step depended on.
+FREE_ON_RESUME = ("train.eval_every", "train.sample_every", "train.checkpoint_every", "train.keep")
+
+
+def build(config: ConfigDict, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
+    """The task and the optimiser of a config, every value checked.
+
+    Raises UsageError, in one line, for whatever does not fit; nothing is written.
+    """
+    configuration.validate(config)
+    options = dict(config.optim)
+    average_decay, _ = options.pop("ema"), options.pop("reduction")
+    schedule = optim.schedule(
+        kind=options.pop("schedule"),
+        steps=config.train.steps,
+        **{
+            name: options.pop(name)
+            for name in (
+                "learning_rate",
+                "warmup_steps",
+                "final_fraction",
+                "decay_every",
+                "decay_factor",
+            )
+        },
+    )
+    optimiser = optim.make(schedule=schedule, **options)
+    if not 0 <= average_decay < 1:
+        raise UsageError(f"optim.ema must be in [0, 1), got {average_decay}")
+    return tasks.make(config, kept), optimiser
+
+
+def _start(config: ConfigDict, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
+    return stepping.start(task, optimiser, seed=config.seed, average=config.optim.ema > 0)
+
+
+class Run(NamedTuple):
+    """A run as its folder tells it."""
+
+    config: ConfigDict
+    task: Task
+    params: Params  # those to evaluate and sample with: the average where there is one
+    meta: dict[str, Any]  # of the checkpoint
+
+
+def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
+    """The run in `workdir` with its checkpoint `which`: "best", "latest" or a step.
+
+    Raises UsageError if there is no run or no such checkpoint, CheckpointError if none is whole.
+    """
+    config = _saved_config(workdir)
+    if config is None:
+        raise UsageError(f"{workdir} holds no run: there is no config.json in it")
+    task, optimiser = build(config, kept=workdir)
+    template = jax.eval_shape(lambda: _start(config, task, optimiser))
+    root = workdir / "checkpoints"
+    if which not in ("best", "latest") and not which.isdigit():
+        raise UsageError(f"--checkpoint takes best, latest or a step, got '{which}'")
+    at = {"best": "best", "latest": None}.get(which) if not which.isdigit() else int(which)
+    found = checkpoint.restore(root, template, step=at, fingerprint=task.fingerprint, warn=warn)
+    if found is None:
+        raise CheckpointError(f"{root} holds no checkpoint: the run was stopped before its first")
+    state, meta = found
+    return Run(config, task, stepping.served(state), meta)
+
+
+def _saved_config(workdir: Path) -> ConfigDict | None:
+    path = workdir / "config.json"
+    return configuration.from_json(runfolder.read_json(path)) if path.exists() else None
+
+
+def _agreed(given: ConfigDict | None, saved: ConfigDict | None, workdir: Path) -> ConfigDict:
+    """The config to run with. Raises UsageError if the folder's run is another one."""
+    if saved is None:
+        if given is None:
+            raise UsageError(f"{workdir} holds no run to resume: give --config=FILE to start one")
+        return given
+    if given is None:
+        return saved
+    differs = configuration.difference(saved, given)
+    fixed = {k: v for k, v in differs.items() if k not in FREE_ON_RESUME}
+    if fixed:
+        shown = "; ".join(f"{k}: the run has {a!r}, you gave {b!r}" for k, (a, b) in fixed.items())
+        raise UsageError(
+            f"{workdir} holds a run of another config ({shown}): choose another --workdir, or give "
+            "no --config to resume it"
+        )
+    return given
+
+
+def train(config: ConfigDict | None, workdir: Path, overrides: list[str]) -> dict[str, Any]:
+    """Train, or resume the run that `workdir` holds; returns what summary.json says.
+
+    Raises the errors of `rnnlab.types`; `Interrupted` after SIGINT or SIGTERM, the state saved.
+    """
+    config = _agreed(config, _saved_config(workdir), workdir)
+    task, optimiser = build(config)
+    train_step = stepping.make(
+        task,
+        optimiser,
+        average_decay=config.optim.ema,
+        reduction=config.optim.reduction,
+        log_every=config.train.log_every,
+    )
+    display = Display(config.train.steps, task.unit, config.train.log_every)
+    with (
+        runfolder.signals() as caught,
+        runfolder.lock(workdir),
+        display,
+    ):
+        loop = _Loop(config, workdir, overrides, task, optimiser, display)
+        with loop:
+            return loop.run(train_step, lambda: caught.received)
+
+
+class _Loop:
+    """One process's share of a run: what is open while it trains."""
+
+    def __init__(self, config, workdir, overrides, task, optimiser, display):
+        self.config, self.workdir, self.task, self.display = config, workdir, task, display
+        self.optimiser = optimiser
+        self.root = workdir / "checkpoints"
+        self.best, self.best_step, self.measured_at = math.inf, 0, -1
+        self.seconds, self.began = 0.0, time.monotonic()
+        self.aside = 0.0  # seconds since the last logged row that were not spent on steps
+        self.state, meta = self._state()
+        self._record(overrides, resumed=meta is not None)
+        self.metrics = runfolder.Log(workdir / "metrics.jsonl")
+        self.samples = runfolder.Log(workdir / "samples.txt")
+        step = int(self.state.step)
+        if meta is not None:
+            extra = meta["extra"]
+            self.best, self.best_step = float(extra["best"]), extra["best_step"]
+            self.seconds, self.measured_at = extra["seconds"], extra["measured_at"]
+        # Without a checkpoint, rows of an earlier start belong to steps that are done again.
+        self.metrics.truncate(meta["extra"]["metrics_bytes"] if meta else 0, display.warn)
+        self.samples.truncate(meta["extra"]["samples_bytes"] if meta else 0, display.warn)
+        self.events = runfolder.Events(workdir, purge_step=step + 1 if meta else None)
+        self.logged_at, self.logged_time = step, time.monotonic()
+
+    def __enter__(self) -> "_Loop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (self.metrics, self.samples, self.events):
+            file.close()
+
+    def _state(self) -> tuple[stepping.TrainState, dict[str, Any] | None]:
+        state = _start(self.config, self.task, self.optimiser)
+        checkpoint.clean(self.root)
+        found = checkpoint.restore(
+            self.root, state, fingerprint=self.task.fingerprint, warn=self.display.warn
+        )
+        if found is None:
+            return state, None
+        return found
+
+    def _record(self, overrides: list[str], resumed: bool) -> None:
+        path = self.workdir / "run.json"
+        facts = self.task.facts()
+        described = runfolder.describe(overrides=overrides)
+        if resumed and path.exists():
+            run = runfolder.read_json(path)
+            before = run["data"].get("sha256")
+            if before != facts.get("sha256"):
+                raise UsageError(
+                    f"the text of this run has changed since it began: {facts.get('source')} has "
+                    f"sha256 {facts.get('sha256')}, the run has {before}"
+                )
+            run["resumed"] = [*run.get("resumed", []), {"step": int(self.state.step), **described}]
+        else:
+            count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+            run = {**described, "data": facts, "parameters": count}
+        runfolder.write_json(self.workdir / "config.json", configuration.to_json(self.config))
+        self.task.keep(self.workdir)
+        runfolder.write_json(path, run)
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.began
+
+    def run(
+        self, train_step: Callable[..., Any], signal: Callable[[], int | None]
+    ) -> dict[str, Any]:
+        config, display, steps = self.config.train, self.display, self.config.train.steps
+        first = int(self.state.step)
+        self._introduce(first)
+        display.resume(first)
+        before = pending = None  # reports: of the step before, and of one that awaits its row
+        for number in range(first, steps):
+            self.state, report = train_step(self.state, self.task.batch(number))
+            # Read one step late: the device always has the next step to work on.
+            if before is not None and int(before["fault"]):
+                self._diverged()
+            if pending is not None:
+                self._log(pending)
+            done = number + 1
+            before, pending = report, report if done % config.log_every == 0 else None
+            display.tick(done)
+            number_of_signal = signal()
+            last = done == steps or number_of_signal is not None
+            due = {
+                name: last or (every > 0 and done % every == 0)
+                for name, every in (
+                    ("evaluate", config.eval_every),
+                    ("sample", config.sample_every),
+                    ("save", config.checkpoint_every),
+                )
+            }
+            if number_of_signal is not None and done < steps:
+                due |= {"evaluate": False, "sample": False}
+            if not any(due.values()):
+                continue
+            if int(report["fault"]):
+                self._diverged()
+            if pending is not None:
+                self._log(pending)
+                pending = None
+            paused = time.monotonic()
+            improved = self._evaluate(done) if due["evaluate"] else False
+            if due["sample"]:
+                self._sample(done)
+            if due["save"] or improved:
+                self._save(done)
+            self.aside += time.monotonic() - paused
+            if number_of_signal is not None and done < steps:
+                raise Interrupted(
+                    f"interrupted after step {done}; the state is saved: resume with "
+                    f"python launch.py train --workdir={self.workdir}",
+                    number_of_signal,
+                )
+        return self._finish()
+
+    def _introduce(self, first: int) -> None:
+        config, facts = self.config, self.task.facts()
+        self.display.model(
+            self.task.layers, f"{config.model.layers} x {config.model.hidden} {config.model.cell}"
+        )
+        self.display.say(
+            "  ".join(
+                f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k} {v}"
+                for k, v in facts.items()
+                if k != "sha256"
+            )
+        )
+        if first:
+            self.display.say(f"resumed at step {first}")
+
+    def _log(self, report: dict[str, Any]) -> None:
+        values = {name: float(value) for name, value in report.items()}
+        step, steps = int(values["step"]), values["steps"]
+        now = time.monotonic()
+        spent = max(now - self.logged_time - self.aside, 1e-9)
+        # The tally may hold steps of an earlier process; the rate is of this one's.
+        share = (step - self.logged_at) / steps
+        row = {
+            "step": step,
+            "split": "train",
+            "loss": values["loss"] / values["count"],
+            "grad_norm": values["norm"] / steps,
+            "grad_norm_max": values["norm_max"],
+            "clipped": values["clipped"] / steps,
+            "update_ratio": values["ratio"] / steps,
+            "learning_rate": float(self.optimiser.learning_rate(step - 1)),
+            f"{self.task.unit}s_per_second": values["count"] * share / spent,
+            "seconds": self._elapsed(),
+        }
+        self.logged_at, self.logged_time, self.aside = step, now, 0.0
+        self._write(row)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.metrics.append(runfolder.metrics_row(row))
+        self.events.write(row["step"], row["split"], row)
+        self.display.row(row)
+
+    def _evaluate(self, step: int) -> bool:
+        if self.measured_at == step:  # resumed at the very end
+            return False
+        found = self.task.evaluate(stepping.served(self.state))
+        self._write({"step": step, "split": "valid", **found, "seconds": self._elapsed()})
+        self.measured_at, self.measured = step, found["loss"]
+        if not found["loss"] < self.best:
+            return False
+        self.best, self.best_step = found["loss"], step
+        return True
+
+    def _sample(self, step: int) -> None:
+        text = self.task.show(stepping.served(self.state), step)
+        self.samples.append(f"---- step {step} ----\n{text}\n")
+        self.display.say(f"---- a sample at step {step} ----\n{text}\n----")
+
+    def _save(self, step: int) -> None:
+        self.metrics.sync()
+        self.samples.sync()
+        checkpoint.save(
+            self.root,
+            step,
+            self.state,
+            metric=self.measured if self.measured_at == step else None,
+            extra={
+                "metrics_bytes": self.metrics.size,
+                "samples_bytes": self.samples.size,
+                "seconds": self._elapsed(),
+                "best": self.best,
+                "best_step": self.best_step,
+                "measured_at": self.measured_at,
+            },
+            fingerprint=self.task.fingerprint,
+            keep=self.config.train.keep,
+        )
+
+    def _diverged(self) -> None:
+        fault = {name: float(value) for name, value in self.state.fault.items()}
+        step, good = int(fault["step"]), int(self.state.step)
+        none = jax.tree.map(lambda leaf: leaf * 0, {"step": self.state.fault["step"]})
+        cleared = {
+            name: none["step"].astype(value.dtype) for name, value in self.state.fault.items()
+        }
+        self.state = self.state.replace(fault=cleared)
+        if good and good not in checkpoint.steps(self.root):
+            self._save(good)
+        raise DivergedError(
+            f"diverged at step {step}: the loss is {fault['loss']:.4g}, the norm of the gradient "
+            f"{fault['norm']:.4g}, the clipping threshold {self.config.optim.clip_norm:g}; the last "
+            f"good state, step {good}, is kept. Lower optim.learning_rate or optim.clip_norm"
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        step = int(self.state.step)
+        rows = runfolder.read_rows(self.workdir / "metrics.jsonl")
+        plots.curves(
+            rows,
+            self.workdir / "curves.png",
+            title=self.workdir.name,
+            clip_norm=self.config.optim.clip_norm,
+            unit=self.task.unit,
+        )
+        old = self.workdir / "summary.json"
+        extra = self.task.finish(stepping.served(self.state))
+        rates = [r[f"{self.task.unit}s_per_second"] for r in rows if r["split"] == "train"]
+        summary = {
+            "valid_loss": self.best,
+            "valid_step": self.best_step,
+            "final_valid_loss": [r["loss"] for r in rows if r["split"] == "valid"][-1],
+            "steps": step,
+            "seconds": self._elapsed(),
+            f"{self.task.unit}s_per_second": sorted(rates)[len(rates) // 2] if rates else None,
+            **extra,
+        }
+        if old.exists() and runfolder.read_json(old)["steps"] == step:
+            summary["seconds"] = runfolder.read_json(old)["seconds"]  # nothing was left to train
+        runfolder.write_json(old, summary)
+        for name, value in extra.items():
+            self.display.say(f"{name.replace('_', ' ')}: {value:.3f}")
+        self.display.say(
+            f"done: {step} steps in {clock(summary['seconds'])}, best validation {self.best:.4f} "
+            f"nats/{self.task.unit} at step {self.best_step}; everything is in {self.workdir} "
+            f"(curves.png, samples.txt, metrics.jsonl). Write text with: "
+            f"python launch.py sample --workdir={self.workdir} --length=500"
+        )
+        return summary
