@@ -52,7 +52,8 @@ def build(config: ConfigDict, kept: Path | None = None) -> tuple[Task, optim.Opt
     return tasks.make(config, kept), optimiser
 
 
-def _start(config: ConfigDict, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
+def initial(config: ConfigDict, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
+    """The state of step 0."""
     return stepping.start(task, optimiser, seed=config.seed, average=config.optim.ema > 0)
 
 
@@ -74,7 +75,7 @@ def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
     if config is None:
         raise UsageError(f"{workdir} holds no run: there is no config.json in it")
     task, optimiser = build(config, kept=workdir)
-    template = jax.eval_shape(lambda: _start(config, task, optimiser))
+    template = jax.eval_shape(lambda: initial(config, task, optimiser))
     root = workdir / "checkpoints"
     if which not in ("best", "latest") and not which.isdigit():
         raise UsageError(f"--checkpoint takes best, latest or a step, got '{which}'")
@@ -168,7 +169,7 @@ class _Loop:
             file.close()
 
     def _state(self) -> tuple[stepping.TrainState, dict[str, Any] | None]:
-        state = _start(self.config, self.task, self.optimiser)
+        state = initial(self.config, self.task, self.optimiser)
         checkpoint.clean(self.root)
         found = checkpoint.restore(
             self.root, state, fingerprint=self.task.fingerprint, warn=self.display.warn
@@ -218,18 +219,17 @@ class _Loop:
             done = number + 1
             before, pending = report, report if done % config.log_every == 0 else None
             display.tick(done)
-            number_of_signal = signal()
-            last = done == steps or number_of_signal is not None
+            received = signal()
+            # What falls on this step is done even now: the rows of a run do not depend on signals.
             due = {
-                name: last or (every > 0 and done % every == 0)
+                name: done == steps or (every > 0 and done % every == 0)
                 for name, every in (
                     ("evaluate", config.eval_every),
                     ("sample", config.sample_every),
                     ("save", config.checkpoint_every),
                 )
             }
-            if number_of_signal is not None and done < steps:
-                due |= {"evaluate": False, "sample": False}
+            due["save"] |= received is not None
             if not any(due.values()):
                 continue
             if int(report["fault"]):
@@ -244,11 +244,11 @@ class _Loop:
             if due["save"] or improved:
                 self._save(done)
             self.aside += time.monotonic() - paused
-            if number_of_signal is not None and done < steps:
+            if received is not None and done < steps:
                 raise Interrupted(
                     f"interrupted after step {done}; the state is saved: resume with "
                     f"python launch.py train --workdir={self.workdir}",
-                    number_of_signal,
+                    received,
                 )
         return self._finish()
 

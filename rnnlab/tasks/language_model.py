@@ -21,6 +21,7 @@ from rnnlab import corpora, data, metrics, model, runfolder, sample
 from rnnlab.types import Array, Model, Params, Task, UsageError
 from rnnlab.unroll import select
 
+FUNCTION = "\ndef "  # what a generated function begins with
 KEPT_AT_MOST = 64 << 20  # bytes of held-out tokens that are copied into the run
 
 
@@ -150,9 +151,17 @@ def make(config: Any, kept: Path | None = None) -> Task:
         return text, windows
 
     if kept is None:
-        # Now, so that a text that is too short is refused before anything is written.
+        # Now, so that a text that is too short, or samples that cannot be drawn, are refused before
+        # anything is written. `generate` checks what it is given at once and computes nothing yet.
         batches()
         validation()
+        wanted = config.sample
+        lengths = {wanted.prime: wanted.length}
+        if wanted.python_snippets:
+            lengths[FUNCTION] = wanted.snippet_length
+        for prime, length in lengths.items():
+            first = sample.prime_tokens(vocabulary, prime, seed=config.seed)
+            sample.generate(net, None, first, length=length, temperature=wanted.temperature)
 
     def loss(params: Params, carry: Any, batch: Any, key: Array | None) -> tuple[Any, Any]:
         carry = select(batch["fresh"], jax.tree.map(jnp.zeros_like, carry), carry)
@@ -205,7 +214,7 @@ def make(config: Any, kept: Path | None = None) -> Task:
             net,
             params,
             vocabulary,
-            prime="\ndef ",
+            prime=FUNCTION,
             length=config.sample.snippet_length,
             count=count,
             temperature=config.sample.temperature,

@@ -1,0 +1,292 @@
+"""The launcher as a user meets it: flags, exit codes, one clear line for each mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import launch
+from rnnlab import corpora, host
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT = f"--config={ROOT / 'experiments' / 'default.py'}"
+TINY = [
+    "--config.model.hidden=6",
+    "--config.model.layers=1",
+    "--config.train.steps=12",
+    "--config.optim.warmup_steps=2",
+    "--config.train.batch_size=4",
+    "--config.train.window=8",
+    "--config.train.log_every=4",
+    "--config.eval.streams=2",
+    "--config.eval.window=32",
+    "--config.eval.burn_in=0",
+    "--config.eval.random_windows=4",
+    "--config.sample.length=10",
+]
+
+
+@pytest.fixture(autouse=True)
+def quiet_host(monkeypatch, tmp_path):
+    """The launcher sets up its own process; this process is the test runner's."""
+    monkeypatch.setattr(host, "retain_memory", lambda: True)
+    monkeypatch.setattr(host, "keep_compiled", lambda folder: None)
+    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("the cat sat on the mat. " * 100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(text, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "retain_memory", lambda: True)
+        patch.setattr(host, "keep_compiled", lambda folder: None)
+        code = launch.main(
+            ["train", DEFAULT, f"--workdir={workdir}", f"--config.data.path={text}", *TINY]
+        )
+    assert code == 0
+    return workdir
+
+
+def refused(capsys, arguments: list[str], code: int = 2) -> str:
+    """The one line on standard error with which `arguments` are refused."""
+    assert launch.main(arguments) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("rnnlab: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["optim.clipnorm=1"], "did you mean 'optim.clip_norm'"),
+        (["clip_norm=1"], "did you mean 'optim.clip_norm'"),
+        (["train.steps=many"], "'train.steps' takes an int"),
+        (["optim.learning_rate=fast"], "'optim.learning_rate' takes a float"),
+        (["data.shift=perhaps"], "'data.shift' takes a bool"),
+        (["model.cell=lstn"], "did you mean 'lstm'"),
+        (["model.cell=ugrnn", "model.options.peepholes=true"], "no option 'peepholes'"),
+        (["model.options.kernel_h_init=ortogonal"], "did you mean 'orthogonal'"),
+        (["task=language_modle"], "did you mean 'language_model'"),
+        (["optim.clip_norm=0"], "must be greater than 0"),
+        (["optim.clip_norm=-1"], "must be greater than 0"),
+        (["optim.clip_norm=nan"], "NaN"),
+        (["optim.name=adm"], "optim.name"),
+        (["optim.learning_rate=0"], "optim.learning_rate"),
+        (["model.dropout=1.0"], "model.dropout"),
+        (["model.layers=0"], "model.layers"),
+        (["model.hidden=0"], "hidden"),
+        (["model.bidirectional=true"], "bidirectional"),
+        (["train.batch_size=0"], "train.batch_size"),
+        (["train.window=100000"], "lower train.batch_size or train.window"),
+        (["data.corpus=shakespear", "data.path="], "shakespeare"),
+        (["data.path=/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
+        (["data.level=word"], "level"),
+        (["data.batching=randomly"], "data.batching"),
+        (["data.valid_fraction=1.5"], "valid_fraction"),
+        (["eval.streams=0"], "streams"),
+        (["sample.length=0"], "length"),
+        (["sample.temperature=-1"], "temperature"),
+        (["sample.prime=☃"], "☃"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line_and_writes_nothing(
+    changes, said, text, tmp_path, capsys
+):
+    workdir = tmp_path / "run"
+    overrides = [f"--config.{c}" for c in changes]
+    arguments = [
+        "train", DEFAULT, f"--workdir={workdir}", f"--config.data.path={text}", *TINY, *overrides
+    ]  # fmt: skip
+    assert said in refused(capsys, arguments)
+    assert not workdir.exists()
+
+
+def test_bad_texts_are_one_line(tmp_path, capsys):
+    cases = {
+        "empty.txt": (b"", "empty"),
+        "short.txt": (b"abc", "character"),
+        "latin.txt": (b"abc" * 1000 + b"\xe9" + b"abc" * 1000, "3000"),
+    }
+    for name, (content, said) in cases.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        workdir = tmp_path / "run"
+        line = refused(
+            capsys, ["train", DEFAULT, f"--workdir={workdir}", f"--config.data.path={path}", *TINY]
+        )
+        assert said in line
+        assert not workdir.exists()
+
+
+def test_no_network_and_a_wrong_hash_are_one_line(tmp_path, capsys, monkeypatch):
+    workdir = tmp_path / "run"
+    arguments = [
+        "train",
+        DEFAULT,
+        f"--workdir={workdir}",
+        *TINY,
+        "--config.data.corpus=shakespeare",
+    ]
+    remote = corpora.REMOTES["shakespeare"][0]
+    closed = remote._replace(address="http://127.0.0.1:9/input.txt")
+    monkeypatch.setitem(corpora.REMOTES, "shakespeare", (closed,))
+    assert "--config.data.path" in refused(capsys, arguments)
+    other = tmp_path / "other.txt"
+    other.write_text("not what was pinned")
+    wrong = remote._replace(address=other.as_uri())
+    monkeypatch.setitem(corpora.REMOTES, "shakespeare", (wrong,))
+    assert "sha256" in refused(capsys, arguments)
+    assert not workdir.exists()
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_an_unwritable_workdir_is_one_line(text, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    arguments = ["train", DEFAULT, f"--config.data.path={text}", *TINY]
+    refused(capsys, [*arguments, f"--workdir={tmp_path / 'file'}"])
+    refused(capsys, [*arguments, f"--workdir={tmp_path / 'file' / 'run'}"])
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_missing_and_broken_config_files_are_one_line(tmp_path, capsys):
+    assert "does not exist" in refused(capsys, ["train", "--config=nowhere.py"])
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config(:\n")
+    assert "line 1" in refused(capsys, ["train", f"--config={broken}"])
+    typo = tmp_path / "typo.py"
+    typo.write_text(
+        "from experiments import default\n\n\ndef get_config():\n"
+        "    config = default.get_config()\n    config.optim.clipnorm = 1.0\n    return config\n"
+    )
+    line = refused(capsys, ["train", f"--config={typo}"])
+    assert "line 6" in line
+    assert "clip_norm" in line
+    refused(capsys, ["train"])
+    refused(capsys, ["train", "--workdir=nothing/here", "--config.seed=1"])
+
+
+def test_folders_without_a_run_are_one_line(tmp_path, capsys):
+    for verb in ("evaluate", "sample"):
+        assert "holds no run" in refused(capsys, [verb, f"--workdir={tmp_path}"])
+    assert "--config=FILE" in refused(capsys, ["train", f"--workdir={tmp_path / 'none'}"])
+
+
+def test_another_model_or_vocabulary_in_the_folder_is_shown(run, text, tmp_path, capsys):
+    import shutil
+
+    line = refused(
+        capsys,
+        ["train", DEFAULT, f"--workdir={run}", f"--config.data.path={text}", *TINY,
+         "--config.model.cell=gru"],
+    )  # fmt: skip
+    assert "model.cell: the run has 'lstm', you gave 'gru'" in line
+    # A checkpoint of another model, carried into this run's folder.
+    workdir = tmp_path / "run"
+    other = [a for a in TINY if "hidden" not in a] + ["--config.model.hidden=7"]
+    arguments = ["train", DEFAULT, f"--workdir={workdir}", f"--config.data.path={text}", *other]
+    assert launch.main(arguments) == 0
+    capsys.readouterr()
+    shutil.rmtree(workdir / "checkpoints")
+    shutil.copytree(run / "checkpoints", workdir / "checkpoints")
+    line = refused(capsys, ["evaluate", f"--workdir={workdir}"])
+    assert "layers.0.kernel_h" in line
+    assert "6 x 24" in line
+    assert "7 x 28" in line
+
+
+def test_bad_sampling_options_are_one_line(run, capsys):
+    for option in (
+        "--length=0",
+        "--num=0",
+        "--temperature=-1",
+        "--top_k=-1",
+        "--top_p=0",
+        "--prime=☃",
+    ):
+        refused(capsys, ["sample", f"--workdir={run}", option])
+    assert "there are" in refused(capsys, ["sample", f"--workdir={run}", "--checkpoint=77"])
+
+
+def test_a_damaged_checkpoint_is_exit_4(run, tmp_path, capsys):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    for manifest in workdir.glob("checkpoints/*/manifest.json"):
+        manifest.write_text("{}")
+    assert launch.main(["evaluate", f"--workdir={workdir}"]) == 4
+    assert capsys.readouterr().err.splitlines()[-1].startswith("rnnlab: ")
+
+
+def test_sample_and_evaluate_print_what_they_should(run, capsys):
+    assert launch.main(["sample", f"--workdir={run}", "--prime=the", "--length=20"]) == 0
+    one = capsys.readouterr().out
+    assert one.startswith("the")
+    assert len(one) == len("the") + 20 + 1
+    assert launch.main(["sample", f"--workdir={run}", "--prime=the", "--length=20"]) == 0
+    assert capsys.readouterr().out == one
+    assert launch.main(["sample", f"--workdir={run}", "--num=3", "--length=5"]) == 0
+    assert capsys.readouterr().out.count("----") == 6
+    assert launch.main(["sample", f"--workdir={run}", "--beam=3", "--length=5"]) == 0
+    assert "log-probability" in capsys.readouterr().out
+    assert launch.main(["evaluate", f"--workdir={run}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["loss"] == json.loads((run / "summary.json").read_text())["valid_loss"]
+
+
+def test_nothing_is_written_by_evaluate_and_sample(run):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    launch.main(["evaluate", f"--workdir={run}"])
+    launch.main(["sample", f"--workdir={run}", "--length=5"])
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+
+
+def test_overrides_are_told_from_flags():
+    words = [
+        "train",
+        "--config=a.py",
+        "--config.seed=1",
+        "--config.data.path",
+        "x y",
+        "--workdir=d",
+    ]
+    assert launch.overrides(words) == (
+        ["seed=1", "data.path=x y"],
+        ["train", "--config=a.py", "--workdir=d"],
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sample", "-h"]])
+def test_help_reads_and_starts_no_jax(arguments):
+    code = (
+        "import sys, launch\n"
+        "try:\n    launch.main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_an_unknown_flag_exits_2(capsys):
+    with pytest.raises(SystemExit) as end:
+        launch.main(["train", "--confg=x"])
+    assert end.value.code == 2

@@ -1,0 +1,383 @@
+"""The loop as a whole: what a run leaves behind, and that stopping it anywhere changes nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rnnlab import checkpoint, config, host, runfolder, train
+from rnnlab.types import DivergedError, InUseError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 30
+# Carried state, dropout, an average, and rows at steps that no checkpoint falls on.
+SMALL = [
+    "model.cell=lstm",
+    "model.hidden=8",
+    "model.layers=2",
+    "model.dropout=0.2",
+    "model.options.recurrent_dropout=0.1",
+    "optim.warmup_steps=5",
+    "train.batch_size=4",
+    "train.window=8",
+    "train.log_every=4",
+    "train.eval_every=10",
+    "train.sample_every=15",
+    "train.checkpoint_every=7",
+    "eval.streams=4",
+    "eval.window=32",
+    "eval.burn_in=8",
+    "eval.random_windows=8",
+    "sample.length=20",
+    "data.forget=0.1",
+    f"train.steps={STEPS}",
+]
+TIMES = ("seconds", "chars_per_second")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Each run here would compile the same programs again."""
+    host.keep_compiled(tmp_path_factory.mktemp("compiled"))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    """A text with some structure, 6,000 characters."""
+    draw = random.Random(0)
+    words = ["to", "be", "or", "not", "that", "is", "the", "question", "é"]
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(" ".join(draw.choice(words) for _ in range(1500))[:6000], encoding="utf-8")
+    return path
+
+
+def made(text: Path, *changes: str):
+    return config.load(
+        str(ROOT / "experiments" / "default.py"), [*SMALL, f"data.path={text}", *changes]
+    )
+
+
+def rows(workdir: Path) -> list[dict]:
+    """The rows of a run without what no two runs share: times."""
+    found = runfolder.read_rows(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in found]
+
+
+def final(workdir: Path) -> dict[str, bytes]:
+    """Every leaf of the newest state, as bytes, by its path."""
+    settings = config.from_json(runfolder.read_json(workdir / "config.json"))
+    task, optimiser = train.build(settings)
+    template = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
+    state, meta = checkpoint.restore(
+        workdir / "checkpoints", template, fingerprint=task.fingerprint, warn=print
+    )
+    assert meta["step"] == int(state.step) == STEPS
+    plain = state.replace(key=jax.random.key_data(state.key))
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(plain)
+    }
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    assert (one / "samples.txt").read_text() == (other / "samples.txt").read_text()
+    a, b = final(one), final(other)
+    assert a.keys() == b.keys()
+    assert [k for k in a if a[k] != b[k]] == []
+    best = [json.loads((w / "summary.json").read_text())["valid_loss"] for w in (one, other)]
+    assert best[0] == best[1]
+
+
+@pytest.fixture(scope="module")
+def straight(text, tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    train.train(made(text), workdir, [])
+    return workdir
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    """SIGTERM once the step has been taken, as a scheduler would send it."""
+    make = train.stepping.make
+
+    def counted(*args, **kwargs):
+        inner = make(*args, **kwargs)
+
+        def step_and_kill(state, batch):
+            state, report = inner(state, batch)
+            if int(report["step"]) == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state, report
+
+        return step_and_kill
+
+    monkeypatch.setattr(train.stepping, "make", counted)
+
+
+def test_a_run_folder_explains_itself(straight, text):
+    run = json.loads((straight / "run.json").read_text())
+    assert run["data"]["sha256"] and run["data"]["vocabulary"] == len(set(text.read_text()))
+    assert run["parameters"] > 0
+    assert run["versions"]["jax"] == jax.__version__
+    json.loads((straight / "config.json").read_text())
+    found = runfolder.read_rows(straight / "metrics.jsonl")
+    logged = [r["step"] for r in found if r["split"] == "train"]
+    assert logged == [4, 8, 12, 16, 20, 24, 28]
+    assert [r["step"] for r in found if r["split"] == "valid"] == [10, 20, 30]
+    for row in found:
+        assert np.isfinite(row["loss"])
+        if row["split"] == "train":
+            assert {"grad_norm", "clipped", "update_ratio", "chars_per_second"} <= row.keys()
+        else:
+            assert row["bits_per_char"] == pytest.approx(row["loss"] / np.log(2))
+            assert row["perplexity"] == pytest.approx(np.exp(row["loss"]))
+            assert "loss_random_windows" in row
+    summary = json.loads((straight / "summary.json").read_text())
+    assert summary["valid_loss"] == min(r["loss"] for r in found if r["split"] == "valid")
+    assert summary["steps"] == STEPS
+    assert summary["seconds"] > 0
+    assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((straight / "tensorboard").iterdir())
+    samples = (straight / "samples.txt").read_text()
+    assert "---- step 15 ----" in samples
+    assert "---- step 30 ----" in samples
+
+
+def test_the_loss_falls(straight):
+    losses = [r["loss"] for r in rows(straight) if r["split"] == "valid"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("step", [1, 7, 10, 13, 29])
+def test_stopped_by_a_signal_and_resumed_is_the_same_run(
+    step, straight, text, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(train.Interrupted) as stopped:
+            train.train(made(text), workdir, [])
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert checkpoint.steps(workdir / "checkpoints")[-1] == step
+    train.train(None, workdir, [])
+    assert_same_run(straight, workdir)
+    assert json.loads((workdir / "run.json").read_text())["resumed"][0]["step"] == step
+
+
+def test_rows_beyond_the_checkpoint_are_written_once(straight, text, tmp_path, monkeypatch):
+    """A crash between two checkpoints: the rows after the last one are dropped and made again."""
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        make = train.stepping.make
+
+        def failing(*args, **kwargs):
+            inner = make(*args, **kwargs)
+
+            def step(state, batch):
+                if int(state.step) == 26:
+                    raise RuntimeError("power cut")
+                return inner(state, batch)
+
+            return step
+
+        patch.setattr(train.stepping, "make", failing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.train(made(text), workdir, [])
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 26, "spl')
+    train.train(made(text), workdir, [])
+    assert_same_run(straight, workdir)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_time(straight, text, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 17)
+        with pytest.raises(train.Interrupted):
+            train.train(made(text), workdir, [])
+    victim = max(
+        (workdir / "checkpoints" / "00000017" / "state").rglob("*"), key=lambda p: p.stat().st_size
+    )
+    damaged = bytearray(victim.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    victim.write_bytes(damaged)
+    train.train(None, workdir, [])
+    assert "00000017" in capsys.readouterr().err
+    assert_same_run(straight, workdir)
+
+
+def test_evaluation_sampling_and_checkpoints_do_not_change_training(straight, text, tmp_path):
+    workdir = tmp_path / "run"
+    quiet = ("train.eval_every=0", "train.sample_every=0", "train.checkpoint_every=0")
+    train.train(made(text, *quiet), workdir, [])
+    assert final(workdir) == final(straight)
+
+
+def test_a_finished_run_is_left_as_it_is(straight, text, capsys):
+    before = {p: p.read_bytes() for p in straight.glob("*.*") if p.suffix in (".jsonl", ".txt")}
+    summary = json.loads((straight / "summary.json").read_text())
+    train.train(None, straight, [])
+    assert before == {p: p.read_bytes() for p in before}
+    assert json.loads((straight / "summary.json").read_text()) == summary
+
+
+def test_another_config_on_the_same_folder_is_refused(straight, text):
+    with pytest.raises(UsageError, match="optim.clip_norm: the run has 1.0, you gave 2.0") as error:
+        train.train(made(text, "optim.clip_norm=2.0"), straight, [])
+    assert "\n" not in str(error.value)
+
+
+def test_a_changed_text_is_refused(straight, text, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    old = text.read_text()
+    try:
+        text.write_text(old.replace("question", "questino", 1))
+        with pytest.raises(UsageError, match="has changed since it began"):
+            train.train(None, workdir, [])
+    finally:
+        text.write_text(old)
+
+
+def test_a_folder_in_use_is_refused(straight, text):
+    with runfolder.lock(straight), pytest.raises(InUseError):
+        train.train(None, straight, [])
+
+
+def test_divergence_stops_and_keeps_the_last_good_state(text, tmp_path):
+    workdir = tmp_path / "run"
+    wild = ("optim.name=sgd", "optim.learning_rate=1e38", "optim.clip_norm=inf")
+    with pytest.raises(DivergedError) as error:
+        train.train(made(text, *wild, "optim.warmup_steps=0", "optim.ema=0"), workdir, [])
+    assert error.value.exit_code == 3
+    message = str(error.value)
+    assert "step" in message
+    assert "threshold inf" in message
+    assert "\n" not in message
+    run = train.open_run(workdir, "latest", print)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+
+
+def test_evaluate_and_sample_need_nothing_but_the_folder(straight, text, tmp_path, monkeypatch):
+    moved = text.with_suffix(".moved")
+    text.rename(moved)
+    try:
+        run = train.open_run(straight, "best", print)
+        best = min(rows(straight), key=lambda r: (r["split"] != "valid", r["loss"]))
+        assert run.meta["step"] == best["step"]
+        found = run.task.evaluate(run.params)
+        assert found["loss"] == best["loss"]
+        assert found["loss_random_windows"] == best["loss_random_windows"]
+    finally:
+        moved.rename(text)
+
+
+def test_full_evaluation_equals_one_stream_read_from_the_start(text, tmp_path):
+    """Many streams with burn-in come close to a single one, which is the definition."""
+    settings = made(text, "eval.burn_in=64", "model.dropout=0", "model.options.recurrent_dropout=0")
+    task, _ = train.build(settings)
+    one, _ = train.build(made(text, "eval.streams=1"))
+    params = task.init(jax.random.key(1))
+    assert task.evaluate(params)["loss"] == pytest.approx(one.evaluate(params)["loss"], abs=5e-4)
+
+
+# Separate processes
+
+
+def command(workdir: Path, text: Path, *changes: str) -> list[str]:
+    overrides = [f"--config.{c}" for c in [*SMALL, f"data.path={text}", *changes]]
+    return [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        "train",
+        f"--config={ROOT / 'experiments' / 'default.py'}",
+        f"--workdir={workdir}",
+        *overrides,
+    ]
+
+
+def launched(workdir: Path, text: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(workdir, text), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def launched_straight(text, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("launched") / "run"
+    done = launched(workdir, text)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", range(1, STEPS))
+def test_every_k_in_separate_processes(k, launched_straight, text, tmp_path):
+    """30 steps = k steps + stop + resume + 30 - k steps, bit for bit."""
+    workdir = tmp_path / "run"
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import launch; "
+        "from rnnlab import train; make = train.stepping.make\n"
+        "def counted(*a, **o):\n"
+        "    inner = make(*a, **o)\n"
+        "    def step(state, batch):\n"
+        "        state, report = inner(state, batch)\n"
+        f"        if int(report['step']) == {k}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return state, report\n"
+        "    return step\n"
+        "train.stepping.make = counted\n"
+        "sys.exit(launch.main(sys.argv[2:]))\n"
+    )
+    arguments = command(workdir, text)[2:]
+    first = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert first.returncode == 130, first.stderr
+    assert "resume with" in first.stderr
+    second = launched(workdir, text)
+    assert second.returncode == 0, second.stderr
+    assert_same_run(launched_straight, workdir)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_twenty_times(launched_straight, text, tmp_path):
+    """kill -9 at any time, even while a checkpoint is written: the run is that of an undisturbed one."""
+    draw = random.Random(1)
+    kills, attempt = 0, 0
+    while kills < 20:
+        attempt += 1
+        assert attempt < 20
+        workdir = tmp_path / f"run{attempt}"
+        while True:
+            process = subprocess.Popen(
+                command(workdir, text), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            # From the first words of the process on, so that most kills hit training or saving.
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(draw.uniform(0.0, 2.5))
+            ended = process.poll() is not None
+            process.kill()
+            _, errors = process.communicate()
+            if ended:
+                assert process.returncode == 0, errors
+                break
+            kills += 1
+        assert_same_run(launched_straight, workdir)
