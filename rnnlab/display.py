@@ -86,6 +86,17 @@ class Display:
         table.add_row("all", "", f"{total:,}")
         self._console.print(table)
 
+    def facts(self, facts: dict[str, Any]) -> None:
+        """One line of what is known of the data."""
+        self.say(
+            ", ".join(
+                f"{name.replace('_', ' ')} {value:,}"
+                if isinstance(value, int)
+                else f"{name.replace('_', ' ')} {value}"
+                for name, value in facts.items()
+            )
+        )
+
     def resume(self, step: int) -> None:
         """Progress starts at `step`."""
         self._start, self._began = step, time.monotonic()

@@ -20,8 +20,12 @@ from rnnlab import step as stepping
 from rnnlab.display import Display, clock
 from rnnlab.types import CheckpointError, DivergedError, Interrupted, Params, Task, UsageError
 
-# What a run may be given anew when it resumes: nothing that a past step depended on.
+# What a run may be given anew when it resumes: nothing that a past step depended on. The number of
+# steps is such a thing unless the schedule of the learning rate depends on it.
 FREE_ON_RESUME = ("train.eval_every", "train.sample_every", "train.checkpoint_every", "train.keep")
+ENDLESS_SCHEDULES = ("constant", "step")
+# What shows that a folder without a config.json belongs to something else.
+RUN_FILES = ("checkpoints", "metrics.jsonl", "samples.txt", "summary.json", "run.json")
 
 
 def build(config: ConfigDict, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
@@ -97,11 +101,19 @@ def _agreed(given: ConfigDict | None, saved: ConfigDict | None, workdir: Path) -
     if saved is None:
         if given is None:
             raise UsageError(f"{workdir} holds no run to resume: give --config=FILE to start one")
+        strange = [name for name in RUN_FILES if (workdir / name).exists()]
+        if strange:
+            raise UsageError(
+                f"{workdir} has {', '.join(strange)} but no config.json: choose another --workdir"
+            )
         return given
     if given is None:
         return saved
     differs = configuration.difference(saved, given)
-    fixed = {k: v for k, v in differs.items() if k not in FREE_ON_RESUME}
+    free = FREE_ON_RESUME
+    if saved.optim.schedule in ENDLESS_SCHEDULES:
+        free += ("train.steps",)
+    fixed = {k: v for k, v in differs.items() if k not in free}
     if fixed:
         shown = "; ".join(f"{k}: the run has {a!r}, you gave {b!r}" for k, (a, b) in fixed.items())
         raise UsageError(
@@ -143,7 +155,8 @@ class _Loop:
         self.config, self.workdir, self.task, self.display = config, workdir, task, display
         self.optimiser = optimiser
         self.root = workdir / "checkpoints"
-        self.best, self.best_step, self.measured_at = math.inf, 0, -1
+        self.best, self.best_step = math.inf, 0
+        self.measured, self.measured_at = math.nan, -1  # the last validation loss, and its step
         self.seconds, self.began = 0.0, time.monotonic()
         self.aside = 0.0  # seconds since the last logged row that were not spent on steps
         self.state, meta = self._state()
@@ -155,6 +168,8 @@ class _Loop:
             extra = meta["extra"]
             self.best, self.best_step = float(extra["best"]), extra["best_step"]
             self.seconds, self.measured_at = extra["seconds"], extra["measured_at"]
+        elif self.metrics.size:
+            display.warn(f"{self.root} holds no checkpoint: the run starts again from step 0")
         # Without a checkpoint, rows of an earlier start belong to steps that are done again.
         self.metrics.truncate(meta["extra"]["metrics_bytes"] if meta else 0, display.warn)
         self.samples.truncate(meta["extra"]["samples_bytes"] if meta else 0, display.warn)
@@ -207,10 +222,13 @@ class _Loop:
         config, display, steps = self.config.train, self.display, self.config.train.steps
         first = int(self.state.step)
         self._introduce(first)
-        display.resume(first)
         before = pending = None  # reports: of the step before, and of one that awaits its row
         for number in range(first, steps):
             self.state, report = train_step(self.state, self.task.batch(number))
+            if number == first:  # it compiled: no part of the rate
+                jax.block_until_ready(report)
+                self.logged_at, self.logged_time = number + 1, time.monotonic()
+                display.resume(number + 1)
             # Read one step late: the device always has the next step to work on.
             if before is not None and int(before["fault"]):
                 self._diverged()
@@ -253,17 +271,10 @@ class _Loop:
         return self._finish()
 
     def _introduce(self, first: int) -> None:
-        config, facts = self.config, self.task.facts()
-        self.display.model(
-            self.task.layers, f"{config.model.layers} x {config.model.hidden} {config.model.cell}"
-        )
-        self.display.say(
-            "  ".join(
-                f"{k.replace('_', ' ')} {v:,}" if isinstance(v, int) else f"{k} {v}"
-                for k, v in facts.items()
-                if k != "sha256"
-            )
-        )
+        model = self.config.model
+        self.display.model(self.task.layers, f"{model.layers} x {model.hidden} {model.cell}")
+        facts = {k: v for k, v in self.task.facts().items() if k != "sha256"}
+        self.display.facts(facts)
         if first:
             self.display.say(f"resumed at step {first}")
 
@@ -273,7 +284,7 @@ class _Loop:
         now = time.monotonic()
         spent = max(now - self.logged_time - self.aside, 1e-9)
         # The tally may hold steps of an earlier process; the rate is of this one's.
-        share = (step - self.logged_at) / steps
+        share = max(step - self.logged_at, 1) / steps
         row = {
             "step": step,
             "split": "train",
@@ -300,10 +311,22 @@ class _Loop:
         found = self.task.evaluate(stepping.served(self.state))
         self._write({"step": step, "split": "valid", **found, "seconds": self._elapsed()})
         self.measured_at, self.measured = step, found["loss"]
+        self._draw()
         if not found["loss"] < self.best:
             return False
         self.best, self.best_step = found["loss"], step
         return True
+
+    def _draw(self) -> list[dict[str, Any]]:
+        rows = runfolder.read_rows(self.workdir / "metrics.jsonl")
+        plots.curves(
+            rows,
+            self.workdir / "curves.png",
+            title=self.workdir.name,
+            clip_norm=self.config.optim.clip_norm,
+            unit=self.task.unit,
+        )
+        return rows
 
     def _sample(self, step: int) -> None:
         text = self.task.show(stepping.served(self.state), step)
@@ -348,14 +371,7 @@ class _Loop:
 
     def _finish(self) -> dict[str, Any]:
         step = int(self.state.step)
-        rows = runfolder.read_rows(self.workdir / "metrics.jsonl")
-        plots.curves(
-            rows,
-            self.workdir / "curves.png",
-            title=self.workdir.name,
-            clip_norm=self.config.optim.clip_norm,
-            unit=self.task.unit,
-        )
+        rows = self._draw()
         old = self.workdir / "summary.json"
         extra = self.task.finish(stepping.served(self.state))
         rates = [r[f"{self.task.unit}s_per_second"] for r in rows if r["split"] == "train"]

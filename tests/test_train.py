@@ -127,7 +127,8 @@ def stop_after(monkeypatch, step: int) -> None:
 
 def test_a_run_folder_explains_itself(straight, text):
     run = json.loads((straight / "run.json").read_text())
-    assert run["data"]["sha256"] and run["data"]["vocabulary"] == len(set(text.read_text()))
+    assert len(run["data"]["sha256"]) == 64
+    assert run["data"]["vocabulary"] == len(set(text.read_text(encoding="utf-8")))
     assert run["parameters"] > 0
     assert run["versions"]["jax"] == jax.__version__
     json.loads((straight / "config.json").read_text())
@@ -233,9 +234,34 @@ def test_a_finished_run_is_left_as_it_is(straight, text, capsys):
 
 
 def test_another_config_on_the_same_folder_is_refused(straight, text):
-    with pytest.raises(UsageError, match="optim.clip_norm: the run has 1.0, you gave 2.0") as error:
+    with pytest.raises(
+        UsageError, match=r"optim\.clip_norm: the run has 1\.0, you gave 2\.0"
+    ) as error:
         train.train(made(text, "optim.clip_norm=2.0"), straight, [])
     assert "\n" not in str(error.value)
+
+
+def test_a_run_on_a_constant_schedule_can_be_made_longer(text, tmp_path):
+    constant = ("optim.schedule=constant", "train.log_every=10", "train.eval_every=10")
+    short, long = tmp_path / "short", tmp_path / "long"
+    train.train(made(text, *constant, "train.steps=20"), short, [])
+    train.train(made(text, *constant), short, [])
+    train.train(made(text, *constant), long, [])
+    assert final(short) == final(long)
+    assert [r["step"] for r in rows(short)] == [r["step"] for r in rows(long)]
+
+
+def test_a_run_on_a_cosine_cannot(straight, text):
+    with pytest.raises(UsageError, match=r"train\.steps: the run has 30, you gave 40"):
+        train.train(made(text, "train.steps=40"), straight, [])
+
+
+def test_a_folder_of_something_else_is_left_alone(text, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("mine\n")
+    with pytest.raises(UsageError, match=r"metrics\.jsonl but no config\.json"):
+        train.train(made(text), tmp_path, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == "mine\n"
 
 
 def test_a_changed_text_is_refused(straight, text, tmp_path):
