@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 EPILOG = """\
 examples:
@@ -18,8 +19,15 @@ exit codes:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"rnnlab: {message} (see python {self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="launch.py",
         description="Train, evaluate and sample recurrent neural networks.",
         epilog=EPILOG,

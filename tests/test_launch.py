@@ -286,7 +286,21 @@ def test_help_reads_and_starts_no_jax(arguments):
     assert "usage:" in done.stdout
 
 
-def test_an_unknown_flag_exits_2(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--confg=x"], "--confg=x"),
+        (["sample", "--workdir=x", "--length=abc"], "--length"),
+        (["sample"], "--workdir"),
+        (["trian"], "trian"),
+        ([], "VERB"),
+        (["evaluate", "--workdir=x", "--config.seed=1"], "for train"),
+    ],
+)
+def test_a_bad_flag_is_one_line(arguments, said, capsys):
     with pytest.raises(SystemExit) as end:
-        launch.main(["train", "--confg=x"])
+        launch.main(arguments)
     assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]
