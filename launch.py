@@ -209,10 +209,10 @@ def main(arguments: list[str]) -> int:
     from rnnlab import host
 
     host.retain_memory()  # before JAX starts
-    from rnnlab import corpora
+    from rnnlab import cache
     from rnnlab.types import RnnlabError
 
-    host.keep_compiled(corpora.cache_folder() / "compiled")
+    host.keep_compiled(cache.folder() / "compiled")
     try:
         if flags.verb == "train":
             run_train(flags, changes)

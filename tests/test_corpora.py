@@ -16,9 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnlab import corpora
-from rnnlab.corpora import Remote, Vocabulary, load
+from rnnlab import cache as cache_module
+from rnnlab import corpora, vocabulary
+from rnnlab.cache import Remote
+from rnnlab.corpora import load
 from rnnlab.types import StorageError, UsageError
+from rnnlab.vocabulary import Vocabulary
 
 TEXT = "To be, or not to be: that is the question.\n" * 50
 
@@ -303,13 +306,13 @@ def test_large_text_is_mapped_from_the_cache(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(corpora, "IN_MEMORY", 1000)
     path = tmp_path / "a.txt"
     path.write_text(TEXT)
-    for level in corpora.LEVELS:
+    for level in vocabulary.LEVELS:
         corpus = read(path, level=level)
         assert isinstance(corpus.tokens, np.memmap)
         assert not corpus.tokens.flags.writeable
         assert corpus.vocabulary.decode(corpus.tokens) == TEXT
     written = {file.name: file.stat().st_mtime_ns for file in cache.iterdir()}
-    assert set(written) == {f"tokens-{corpus.sha256}-{level}.npy" for level in corpora.LEVELS}
+    assert set(written) == {f"tokens-{corpus.sha256}-{level}.npy" for level in vocabulary.LEVELS}
     read(path)
     assert {file.name: file.stat().st_mtime_ns for file in cache.iterdir()} == written
 
@@ -498,7 +501,7 @@ def test_server_that_refuses_is_named(cache, monkeypatch):
 
 
 def test_silent_server_is_given_up(cache, monkeypatch):
-    monkeypatch.setattr(corpora, "TIMEOUT", 0.1)
+    monkeypatch.setattr(cache_module, "TIMEOUT", 0.1)
     done = threading.Event()
     with server(lambda handler: done.wait(5)) as (address, _):
         register(monkeypatch, address, sha256(b""))
@@ -569,4 +572,4 @@ def test_registry_is_pinned():
 
 def test_cache_folder_without_the_variable(monkeypatch):
     monkeypatch.delenv("RNNLAB_CACHE")
-    assert corpora.cache_folder().name == "rnnlab"
+    assert cache_module.folder().name == "rnnlab"

@@ -20,12 +20,13 @@ import numpy as np
 from rnnlab import corpora, data, metrics, model, runfolder, sample
 from rnnlab.types import Array, Model, Params, Task, UsageError
 from rnnlab.unroll import select
+from rnnlab.vocabulary import Vocabulary
 
 FUNCTION = "\ndef "  # what a generated function begins with
 KEPT_AT_MOST = 64 << 20  # bytes of held-out tokens that are copied into the run
 
 
-def build(config: Any, vocabulary: corpora.Vocabulary) -> Model:
+def build(config: Any, vocabulary: Vocabulary) -> Model:
     """The model of the config for this vocabulary: one-hot or embedded symbols in, logits out."""
     options = {name: value for name, value in config.model.items() if value is not None}
     cell_options = {k: v for k, v in options.pop("options").items() if v is not None}
@@ -38,9 +39,9 @@ def build(config: Any, vocabulary: corpora.Vocabulary) -> Model:
     return made
 
 
-def vocabulary_of(folder: Path) -> corpora.Vocabulary:
+def vocabulary_of(folder: Path) -> Vocabulary:
     """The vocabulary kept in a run. Raises UsageError if it is missing or broken."""
-    return corpora.Vocabulary.from_json(runfolder.read_json(folder / "vocabulary.json"))
+    return Vocabulary.from_json(runfolder.read_json(folder / "vocabulary.json"))
 
 
 def write(

@@ -1,0 +1,179 @@
+"""The cache folder: downloads and encoded texts, each there whole or not at all.
+
+A file is written as NAME.part, under a lock, and renamed.
+"""
+
+import fcntl
+import gzip
+import hashlib
+import http.client
+import os
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+import platformdirs
+
+from rnnlab.types import StorageError, UsageError
+
+CHUNK = 1 << 20  # bytes a read
+TIMEOUT = 30.0  # seconds without a byte before a download is given up
+
+
+class Remote(NamedTuple):
+    """A file of a public corpus.
+
+    file: its name in the cache folder.
+    address: what is downloaded.
+    digest: "sha256:..." or "md5:..." of the file in the cache folder.
+    folder: if the address is a tar archive, the folder in it whose *.txt, concatenated in the
+      order of their names, are the file. Archives made on demand are not stable byte for byte;
+      their contents are.
+    member: if the file is a zip archive, the member that is the text.
+    """
+
+    file: str
+    address: str
+    digest: str
+    folder: str
+    member: str
+
+
+def folder() -> Path:
+    """The folder of downloads and encoded texts; it may not exist yet."""
+    return Path(os.environ.get("RNNLAB_CACHE") or platformdirs.user_cache_dir("rnnlab"))
+
+
+def place(target: Path, valid: Callable[[], bool], write: Callable[[BinaryIO], None]) -> None:
+    """Unless `valid()`, let `write` fill TARGET.part and rename that to TARGET.
+
+    Of several processes one writes and the others wait for it. Whatever `write` raises, the part
+    file is removed. Raises StorageError.
+    """
+    if valid():
+        return
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(part) as file:
+            try:
+                if not valid():
+                    file.truncate(0)
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.replace(part, target)
+            finally:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {target}: {reason_of(error)}; RNNLAB_CACHE names another folder"
+        ) from None
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The file at `path`, created, open for appending and locked."""
+    while True:
+        file = open(path, "a+b")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Its last owner may have renamed or removed it while this process waited.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def fetch(remote: Remote) -> Path:
+    """The verified file in the cache folder, downloaded if it is not there or is damaged."""
+    target = folder() / remote.file
+
+    def valid() -> bool:
+        try:
+            with open(target, "rb") as file:
+                return _digest(file, remote.digest) == remote.digest
+        except OSError:
+            return False
+
+    def write(file: BinaryIO) -> None:
+        for piece in _received(remote.address):
+            file.write(piece)
+        if remote.folder:
+            _unpack(file, remote)
+        found = _digest(file, remote.digest)
+        if found != remote.digest:
+            raise UsageError(
+                f"{remote.file} from {remote.address} is not the file expected: "
+                f"{remote.digest} expected, {found} found"
+            )
+
+    place(target, valid, write)
+    return target
+
+
+def _digest(file: BinaryIO, like: str) -> str:
+    """The digest of the whole file, in the form of `like`, "sha256:..." or "md5:..."."""
+    algorithm = like.partition(":")[0]
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    file.seek(0)
+    while piece := file.read(CHUNK):
+        digest.update(piece)
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
+def _received(address: str) -> Iterator[bytes]:
+    """The bytes at `address` in pieces; UsageError unless all of them arrive."""
+    request = urllib.request.Request(address, headers={"User-Agent": "rnnlab"})
+    count, reason = 0, ""
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            length = response.headers.get("Content-Length")
+            while piece := response.read(CHUNK):
+                count += len(piece)
+                yield piece
+        if length is not None and int(length) != count:
+            reason = f"the connection closed after {count} of {length} bytes"
+    except urllib.error.HTTPError as error:
+        error.close()
+        reason = f"HTTP {error.code} {error.reason}"
+    except (OSError, http.client.HTTPException) as error:
+        reason = reason_of(error)
+    if reason:
+        raise UsageError(
+            f"could not fetch {address}: {reason}; --config.data.path=FILE reads a local copy"
+        )
+
+
+def _unpack(file: BinaryIO, remote: Remote) -> None:
+    """Replace a tar archive by the texts of its folder, in place."""
+    texts = {}
+    try:
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:*") as archive:
+            for member in archive:
+                path = PurePosixPath(member.name)
+                if path.parent.name == remote.folder and path.suffix == ".txt":
+                    content = archive.extractfile(member)
+                    texts[path.name] = content.read() if content else b""
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error):
+        raise UsageError(f"what {remote.address} sends is no tar archive") from None
+    file.seek(0)
+    file.truncate()
+    for name in sorted(texts):
+        file.write(texts[name])
+
+
+def reason_of(error: BaseException) -> str:
+    """Why, without error numbers and class names."""
+    inner = getattr(error, "reason", None)
+    if isinstance(inner, BaseException):
+        return reason_of(inner)
+    return getattr(error, "strerror", None) or str(inner or error) or type(error).__name__
