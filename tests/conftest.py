@@ -1,0 +1,31 @@
+"""What the tests share. JAX runs with its default float32; what needs float64 asks for it."""
+
+import jax
+import pytest
+from hypothesis import settings
+
+# No deadline: the first example of a shape compiles. Derandomised: a failure repeats by itself.
+settings.register_profile("rnnlab", deadline=None, derandomize=True, database=None)
+settings.load_profile("rnnlab")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _float32():
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def float64():
+    """Arrays made in this test may be float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def strict_dtypes():
+    """Operands of different dtypes raise, as they may hide a lost or a gained precision.
+
+    Rank promotion stays allowed: a bias [H] added to [T, B, H] is meant, everywhere.
+    """
+    with jax.numpy_dtype_promotion("strict"):
+        yield
