@@ -15,11 +15,13 @@ def get_config():
     config.model.hidden = 256
     config.model.layers = 1
     config.optim.learning_rate = 0.005
-    config.train.steps = 4500
+    config.train.steps = 4000
     config.train.log_every = 100
-    config.train.eval_every = 1500
-    config.train.sample_every = 1500
-    config.train.checkpoint_every = 1500
+    config.train.eval_every = 1000
+    config.train.sample_every = 1000
+    config.train.checkpoint_every = 1000
     config.data.valid_fraction = 0.02
+    config.sample.prime = "\ndef "
+    config.sample.temperature = 0.5
     config.sample.python_snippets = 64
     return config

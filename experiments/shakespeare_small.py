@@ -1,4 +1,4 @@
-"""A small Shakespeare in 3 minutes on 2 CPU cores: 1 x 256 GRU on tinyshakespeare.
+"""A small Shakespeare in 3 minutes on 2 CPU cores: 1 x 256 LSTM on tinyshakespeare.
 
     python launch.py train --config=experiments/shakespeare_small.py
 
@@ -16,9 +16,9 @@ def get_config():
     config.model.layers = 1
     config.model.output_dropout = 0.1
     config.optim.learning_rate = 0.005
-    config.train.steps = 5500
+    config.train.steps = 4500
     config.train.log_every = 100
-    config.train.eval_every = 1000
-    config.train.sample_every = 1000
-    config.train.checkpoint_every = 1000
+    config.train.eval_every = 1500
+    config.train.sample_every = 1500
+    config.train.checkpoint_every = 1500
     return config
