@@ -34,14 +34,17 @@ def load(path: str, overrides: list[str]) -> ConfigDict:
         config = function() if callable(function) else None
     except UsageError:
         raise
-    except (Exception, SystemExit) as error:  # it is the user's code: whatever it raises is about it
+    # It is the user's code: whatever it raises is about this file.
+    except (Exception, SystemExit) as error:
         line = _line_in(error, module.__file__)
         at = f", line {line}" if line else ""
         raise UsageError(f"config file '{path}'{at}: {_one_line(error)}") from error
     if function is None:
         raise UsageError(f"config file '{path}' defines no get_config()")
     if not isinstance(config, ConfigDict):
-        raise UsageError(f"config file '{path}': get_config() must return an ml_collections.ConfigDict")
+        raise UsageError(
+            f"config file '{path}': get_config() must return an ml_collections.ConfigDict"
+        )
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:

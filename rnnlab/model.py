@@ -60,17 +60,22 @@ def make(
     if layers < 1:
         raise UsageError(f"model.layers must be at least 1, got {layers}")
     if input not in ("one_hot", "embedding", "dense"):
-        raise UsageError(
-            f"model.input must be 'one_hot', 'embedding' or 'dense', got '{input}'"
-        )
+        raise UsageError(f"model.input must be 'one_hot', 'embedding' or 'dense', got '{input}'")
     if input == "embedding" and embedding_size < 1:
         raise UsageError("model.input is 'embedding': set model.embedding_size to at least 1")
     rates = {"dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout}
     for name, rate in rates.items():
         if not 0.0 <= rate < 1.0:
             raise UsageError(f"model.{name} must be in [0, 1), got {rate}")
-    options = {"hidden": hidden, "compute_dtype": compute_dtype} | (cell_options or {})
-    unit: Cell = cells.get(cell, preset=preset, **options)
+    if compute_dtype not in (None, "bfloat16", "float16", "float32"):
+        raise UsageError(
+            "model.compute_dtype must be 'bfloat16', 'float16', 'float32' or none at all, "
+            f"got '{compute_dtype}'"
+        )
+    options = {"hidden": hidden, "compute_dtype": compute_dtype}
+    for name in options.keys() & (cell_options or {}):
+        raise UsageError(f"set model.{name}: it is no option of the cell alone")
+    unit: Cell = cells.get(cell, preset=preset, **options, **(cell_options or {}))
     directions = ("forward", "backward") if bidirectional else ("forward",)
     layer_width = hidden * len(directions)
     readout_width = layer_width * (layers if skip else 1)
@@ -89,10 +94,15 @@ def make(
             width = layer_width if index else input_width
             per_direction = {
                 name: unit.init(k, width, dtype)
-                for name, k in zip(directions, jax.random.split(key_layer, len(directions)), strict=True)
+                for name, k in zip(
+                    directions, jax.random.split(key_layer, len(directions)), strict=True
+                )
             }
             stack.append(per_direction if bidirectional else per_direction["forward"])
-        params: dict[str, Any] = {"layers": stack, "readout": {"bias": jnp.zeros(output_size, dtype)}}
+        params: dict[str, Any] = {
+            "layers": stack,
+            "readout": {"bias": jnp.zeros(output_size, dtype)},
+        }
         if not tied:
             kernel = initialisers.make(readout_init)(key_r, (readout_width, output_size), dtype)
             params["readout"]["kernel"] = kernel
@@ -114,7 +124,8 @@ def make(
     def enter(params: dict[str, Any], x: Array, key: Array | None) -> Array:
         if input == "one_hot":
             if key is not None and input_dropout > 0.0:
-                x = jnp.where(parts.draw(key, input_dropout, x.shape), BLANK, x)
+                blank = parts.draw(key, input_dropout, x.shape)
+                x = jnp.where(blank, BLANK, x.astype(jnp.int32))  # uint8 has no room for BLANK
             return x
         if input == "embedding":
             x = jnp.take(params["embedding"], x, axis=0, mode="clip")
@@ -131,7 +142,11 @@ def make(
         reset: Array | None = None,
     ) -> tuple[Any, Array]:
         chunk = sqrt_chunk(x.shape[0]) if remat else 0
-        keys = [None] * (2 * layers + 2) if key is None else list(jax.random.split(key, 2 * layers + 2))
+        keys = (
+            [None] * (2 * layers + 2)
+            if key is None
+            else list(jax.random.split(key, 2 * layers + 2))
+        )
         run = functools.partial(unroll, unit, lengths=lengths, mask=mask, reset=reset, chunk=chunk)
         x = enter(params, x, keys[-1])
         new_carry, outputs = [], []

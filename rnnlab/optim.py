@@ -26,7 +26,8 @@ class Optimiser(NamedTuple):
     """Pure functions: the chain clip -> optimiser, and what is read from it."""
 
     init: Callable[[Params], Any]
-    update: Callable[[Any, Any, Params], tuple[Any, Any]]  # (grads, state, params) -> (updates, state)
+    # (grads, state, params) -> (updates, state)
+    update: Callable[[Any, Any, Params], tuple[Any, Any]]
     learning_rate: Callable[[Any], Any]  # step -> the rate used at that step
     watch: Callable[[Any], ClipState]  # the optimiser's state -> what the clip saw
 
@@ -230,6 +231,4 @@ def averaged(average: Params, params: Params, step: Array, decay: float) -> Para
     """
     step = step.astype(jnp.float32)
     rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(
-        lambda a, p: (rate * a + (1.0 - rate) * p).astype(p.dtype), average, params
-    )
+    return jax.tree.map(lambda a, p: (rate * a + (1.0 - rate) * p).astype(p.dtype), average, params)

@@ -22,7 +22,9 @@ def _columns(rows: list[dict[str, Any]], split: str, name: str) -> tuple[list[in
 
 def _log_scale(axis: Axes) -> None:
     """A logarithmic y axis with plain numbers, also where it spans less than a power of ten."""
-    axis.set_yscale("log")
+    if not any(value > 0 for line in axis.lines for value in line.get_ydata()):
+        return
+    axis.set_yscale("log", nonpositive="mask")
     low, high = axis.get_ylim()
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.yaxis.set_major_formatter("{x:g}")

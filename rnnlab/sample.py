@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.corpora import Vocabulary
 from rnnlab.types import Array, Carry, Model, Params, UsageError
+from rnnlab.vocabulary import Vocabulary
 
 
 class Knobs(NamedTuple):

@@ -87,7 +87,9 @@ def make(
     Raises UsageError for another reduction or a decay outside [0, 1).
     """
     if reduction not in REDUCTIONS:
-        raise UsageError(f"optim.reduction must be one of {', '.join(REDUCTIONS)}, got '{reduction}'")
+        raise UsageError(
+            f"optim.reduction must be one of {', '.join(REDUCTIONS)}, got '{reduction}'"
+        )
     if not 0 <= average_decay < 1:
         raise UsageError(f"optim.ema must be in [0, 1), got {average_decay}")
 

@@ -12,6 +12,9 @@ settings.load_profile("rnnlab")
 @pytest.fixture(scope="session", autouse=True)
 def _float32():
     jax.config.update("jax_enable_x64", False)
+    if jax.default_backend() != "cpu":
+        # What an accelerator may do by default, TF32, blurs every comparison.
+        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @pytest.fixture
