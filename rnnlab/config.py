@@ -99,7 +99,7 @@ def assign(config: ConfigDict, key: str, text: str) -> None:
         hint = f": did you mean '{(last or near)[0]}'?" if last or near else ""
         raise UsageError(f"unknown config key '{key}'{hint}")
     *path, name = key.split(".")
-    parent = config
+    parent: Any = config
     for part in path:
         parent = parent[part]
     with parent.unlocked():
@@ -107,7 +107,7 @@ def assign(config: ConfigDict, key: str, text: str) -> None:
 
 
 def parse(key: str, text: str, kind: type) -> Any:
-    """`text` as a `kind` (bool, int, float, str or tuple); "none" unsets nothing and is refused.
+    """`text` as a `kind`: bool, int, float, str or tuple.
 
     Raises UsageError naming the key, the type and the text.
     """

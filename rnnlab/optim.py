@@ -114,12 +114,12 @@ def clip(kind: str, threshold: float) -> optax.GradientTransformation:
         dtype = jnp.result_type(*jax.tree.leaves(params))
         return ClipState(norm=jnp.zeros((), dtype), clipped=jnp.zeros((), bool))
 
-    def update(grads: Any, state: ClipState, params: Params | None = None) -> tuple[Any, ClipState]:
-        norm = global_norm(grads)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ClipState]:
+        norm = global_norm(updates)
         if math.isinf(threshold):
-            return grads, ClipState(norm, jnp.zeros((), bool))
-        shrunk = rule(grads, params, threshold)
-        changed = jax.tree.map(lambda a, b: jnp.any(a != b), grads, shrunk)
+            return updates, ClipState(norm, jnp.zeros((), bool))
+        shrunk = rule(updates, params, threshold)
+        changed = jax.tree.map(lambda a, b: jnp.any(a != b), updates, shrunk)
         return shrunk, ClipState(norm, jnp.any(jnp.stack(jax.tree.leaves(changed))))
 
     return optax.GradientTransformation(init, update)

@@ -22,7 +22,7 @@ def _columns(rows: list[dict[str, Any]], split: str, name: str) -> tuple[list[in
 
 def _log_scale(axis: Axes) -> None:
     """A logarithmic y axis with plain numbers, also where it spans less than a power of ten."""
-    if not any(value > 0 for line in axis.lines for value in line.get_ydata()):
+    if not any(value > 0 for line in axis.lines for value in np.asarray(line.get_ydata())):
         return
     axis.set_yscale("log", nonpositive="mask")
     low, high = axis.get_ylim()
