@@ -11,8 +11,10 @@ trains a 2 x 128 LSTM on the source text of Python's standard library.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from rnnlab.types import Config
 
-def get_config() -> ConfigDict:
+
+def get_config() -> Config:
     config = ConfigDict()
     config.seed = 0  # initial parameters, batches, dropout and samples all follow from it
     config.task = "language_model"  # a file of rnnlab/tasks

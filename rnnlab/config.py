@@ -11,10 +11,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rnnlab.types import UsageError
+from rnnlab.types import Config, UsageError
 
 
-def load(path: str, overrides: list[str]) -> ConfigDict:
+def load(path: str, overrides: list[str]) -> Config:
     """The config of `get_config()` in the Python file at `path`, with `key=value` overrides.
 
     Raises UsageError for a missing or failing file, an unknown key (with the nearest one) or a
@@ -87,7 +87,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def assign(config: ConfigDict, key: str, text: str) -> None:
+def assign(config: Config, key: str, text: str) -> None:
     """Set the dotted `key` to the value that `text` spells, in the type the key has.
 
     Raises UsageError for an unknown key or a value of another type.
@@ -133,7 +133,7 @@ def parse(key: str, text: str, kind: type) -> Any:
     raise UsageError(f"config key '{key}' takes {article} {kind.__name__}, got '{text}'")
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Raise UsageError where a count is out of range or a number is NaN; the parts check the rest."""
     values = flat(config)
     for key, value in values.items():
@@ -165,7 +165,7 @@ def difference(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
 _SPELT = re.compile(r"('*)(inf|-inf|nan)\1")
 
 
-def to_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: Config) -> dict[str, Any]:
     """Nested plain dicts for strict JSON, which has no inf: it becomes the string "inf", and the
     string "inf" becomes "'inf'"."""
 
@@ -183,7 +183,7 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return plain(config)
 
 
-def from_json(data: dict[str, Any]) -> ConfigDict:
+def from_json(data: dict[str, Any]) -> Config:
     """The inverse of `to_json`. Lists become tuples."""
 
     def rich(value: Any) -> Any:

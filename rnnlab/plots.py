@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 # Not pyplot, whose backend and list of open figures belong to whoever imports this.
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from rnnlab import checkpoint, optim, plots, runfolder, tasks
 from rnnlab import config as configuration
 from rnnlab import step as stepping
 from rnnlab.display import Display, clock
-from rnnlab.types import CheckpointError, DivergedError, Interrupted, Params, Task, UsageError
+from rnnlab.types import (
+    CheckpointError,
+    Config,
+    DivergedError,
+    Interrupted,
+    Params,
+    Task,
+    UsageError,
+)
 
 # What a run may be given anew when it resumes: nothing that a past step depended on. The number of
 # steps is such a thing unless the schedule of the learning rate depends on it.
@@ -28,7 +35,7 @@ ENDLESS_SCHEDULES = ("constant", "step")
 RUN_FILES = ("checkpoints", "metrics.jsonl", "samples.txt", "summary.json", "run.json")
 
 
-def build(config: ConfigDict, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
+def build(config: Config, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
     """The task and the optimiser of a config, every value checked.
 
     Raises UsageError, in one line, for whatever does not fit; nothing is written.
@@ -56,7 +63,7 @@ def build(config: ConfigDict, kept: Path | None = None) -> tuple[Task, optim.Opt
     return tasks.make(config, kept), optimiser
 
 
-def initial(config: ConfigDict, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
+def initial(config: Config, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
     """The state of step 0."""
     return stepping.start(task, optimiser, seed=config.seed, average=config.optim.ema > 0)
 
@@ -64,7 +71,7 @@ def initial(config: ConfigDict, task: Task, optimiser: optim.Optimiser) -> stepp
 class Run(NamedTuple):
     """A run as its folder tells it."""
 
-    config: ConfigDict
+    config: Config
     task: Task
     params: Params  # those to evaluate and sample with: the average where there is one
     meta: dict[str, Any]  # of the checkpoint
@@ -91,12 +98,12 @@ def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
     return Run(config, task, stepping.served(state), meta)
 
 
-def _saved_config(workdir: Path) -> ConfigDict | None:
+def _saved_config(workdir: Path) -> Config | None:
     path = workdir / "config.json"
     return configuration.from_json(runfolder.read_json(path)) if path.exists() else None
 
 
-def _agreed(given: ConfigDict | None, saved: ConfigDict | None, workdir: Path) -> ConfigDict:
+def _agreed(given: Config | None, saved: Config | None, workdir: Path) -> Config:
     """The config to run with. Raises UsageError if the folder's run is another one."""
     if saved is None:
         if given is None:
@@ -123,27 +130,27 @@ def _agreed(given: ConfigDict | None, saved: ConfigDict | None, workdir: Path) -
     return given
 
 
-def train(config: ConfigDict | None, workdir: Path, overrides: list[str]) -> dict[str, Any]:
+def train(config: Config | None, workdir: Path, overrides: list[str]) -> dict[str, Any]:
     """Train, or resume the run that `workdir` holds; returns what summary.json says.
 
     Raises the errors of `rnnlab.types`; `Interrupted` after SIGINT or SIGTERM, the state saved.
     """
-    config = _agreed(config, _saved_config(workdir), workdir)
-    task, optimiser = build(config)
+    settings = _agreed(config, _saved_config(workdir), workdir)
+    task, optimiser = build(settings)
     train_step = stepping.make(
         task,
         optimiser,
-        average_decay=config.optim.ema,
-        reduction=config.optim.reduction,
-        log_every=config.train.log_every,
+        average_decay=settings.optim.ema,
+        reduction=settings.optim.reduction,
+        log_every=settings.train.log_every,
     )
-    display = Display(config.train.steps, task.unit, config.train.log_every)
+    display = Display(settings.train.steps, task.unit, settings.train.log_every)
     with (
         runfolder.signals() as caught,
         runfolder.lock(workdir),
         display,
     ):
-        loop = _Loop(config, workdir, overrides, task, optimiser, display)
+        loop = _Loop(settings, workdir, overrides, task, optimiser, display)
         with loop:
             return loop.run(train_step, lambda: caught.received)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 Array = jax.Array
+Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker knows
 Params = Any  # a dict pytree of arrays
 Carry = Any  # a NamedTuple of arrays [B, H], the state a cell hands to its next time step
 

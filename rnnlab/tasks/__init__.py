@@ -11,7 +11,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from rnnlab.types import Task, UsageError
+from rnnlab.types import Config, Task, UsageError
 
 
 def names() -> tuple[str, ...]:
@@ -28,6 +28,6 @@ def module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def make(config: Any, kept: Path | None = None) -> Task:
+def make(config: Config, kept: Path | None = None) -> Task:
     """The task that `config.task` names."""
     return module(config.task).make(config, kept)

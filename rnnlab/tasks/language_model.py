@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import corpora, data, metrics, model, runfolder, sample
-from rnnlab.types import Array, Model, Params, Task, UsageError
+from rnnlab.types import Array, Config, Model, Params, Task, UsageError
 from rnnlab.unroll import select
 from rnnlab.vocabulary import Vocabulary
 
@@ -26,7 +26,7 @@ FUNCTION = "\ndef "  # what a generated function begins with
 KEPT_AT_MOST = 64 << 20  # bytes of held-out tokens that are copied into the run
 
 
-def build(config: Any, vocabulary: Vocabulary) -> Model:
+def build(config: Config, vocabulary: Vocabulary) -> Model:
     """The model of the config for this vocabulary: one-hot or embedded symbols in, logits out."""
     options = {name: value for name, value in config.model.items() if value is not None}
     cell_options = {k: v for k, v in options.pop("options").items() if v is not None}
@@ -45,7 +45,7 @@ def vocabulary_of(folder: Path) -> Vocabulary:
 
 
 def write(
-    config: Any,
+    config: Config,
     kept: Path,
     params: Params,
     *,
@@ -103,7 +103,7 @@ def parses(text: str) -> bool:
     return bool(lines[:end])
 
 
-def make(config: Any, kept: Path | None = None) -> Task:
+def make(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, vocabulary and held-out text come from that run."""
     train_config = config.train
     rows, window = train_config.batch_size, train_config.window
