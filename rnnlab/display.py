@@ -38,7 +38,6 @@ class Display:
         self._steps, self._unit = steps, unit
         self._began = time.monotonic()
         self._start = 0
-        self._latest: dict[str, Any] = {}
         self._progress = None
         if self._console.is_terminal and sys.stdout.isatty():
             self._progress = Progress(

@@ -317,7 +317,8 @@ def test_real_sizes_in_float32(name):
     gradient, (carry, y) = jax.jit(jax.grad(functional, has_aux=True))(arguments)
 
     def exact(arguments):
-        y, state = oracle(case, *arguments, None)
+        params, x, start = arguments
+        y, state = oracle(case, params, x, start, None)
         return y, type(carry)(**state)
 
     double, weights = jax.tree.map(lambda a: np.asarray(a, np.float64), (arguments, weights))

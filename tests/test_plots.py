@@ -34,13 +34,6 @@ ROWS = {
     "validation alone": VALID,
     "rows without some values": [{"step": 1, "split": "train", "loss": 1.0}, valid_row(1)],
     "rows of a kind yet unknown": [*TRAIN, {"step": 1000, "split": "test", "loss": 1.0}],
-    "values that are not finite": [
-        train_row(50, loss=math.inf, grad_norm=math.nan, grad_norm_max=math.inf),
-        *TRAIN[1:],
-        train_row(1050, loss=math.nan, update_ratio=math.nan, clipped=math.nan),
-        valid_row(500, loss=math.nan),
-        valid_row(1000),
-    ],
     "nothing finite": [
         train_row(50, loss=math.nan, grad_norm=math.inf),
         valid_row(50, loss=math.inf),
@@ -73,6 +66,18 @@ def test_curves_draws(what, tmp_path):
 @pytest.mark.parametrize("clip_norm", [1e-4, 1e4])
 def test_a_title_is_taken_as_it_is(clip_norm, tmp_path):
     draw(TRAIN, tmp_path / "curves.png", title="50$ and \\frac$, под 月", clip_norm=clip_norm)
+
+
+def test_a_value_that_is_not_finite_is_as_one_that_is_missing(tmp_path):
+    draw(TRAIN + VALID, tmp_path / "without.png")
+    names = ("loss", "grad_norm", "grad_norm_max", "clipped", "update_ratio")
+    odd = [
+        valid_row(300, loss=math.nan, loss_random_windows=math.inf),
+        train_row(300, **dict.fromkeys(names, math.inf)),
+        train_row(400, **dict.fromkeys(names, math.nan)),
+    ]
+    draw(odd + TRAIN + VALID, tmp_path / "with.png")
+    assert (tmp_path / "with.png").read_bytes() == (tmp_path / "without.png").read_bytes()
 
 
 def test_the_curves_are_in_the_picture(tmp_path):

@@ -62,10 +62,11 @@ def task(dtype=np.float32):
 
 
 def batch(seed=0, dtype=np.float32, **odd):
-    """As of a task: time-major arrays, and scalars that sort before them."""
+    """As of a task: time-major arrays, and what has no time axis and sorts before them."""
     rng = np.random.default_rng(seed)
     scalars = {"blow": 1.0, "factor": 1.0, "noise": 0.0, "root": 1e-3} | odd
     return {name: dtype(value) for name, value in scalars.items()} | {
+        "fresh": np.zeros(B, bool),
         "inputs": rng.normal(size=(T, B, D)).astype(dtype),
         "targets": rng.normal(size=(T, B, D)).astype(dtype) / 2,
     }
