@@ -1,6 +1,7 @@
 """rnnlab's launcher: python launch.py VERB --help"""
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -162,9 +163,7 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
 
 
 def run_evaluate(flags: argparse.Namespace) -> None:
-    import json
-
-    from rnnlab import train
+    from rnnlab import runfolder, train
 
     run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
     found = {
@@ -173,7 +172,7 @@ def run_evaluate(flags: argparse.Namespace) -> None:
         **run.task.finish(run.params),
     }
     if flags.json:
-        print(json.dumps(found))
+        print(runfolder.metrics_row(found))
         return
     for name, value in found.items():
         text = f"{value:.6f}" if isinstance(value, float) else str(value)
@@ -206,6 +205,8 @@ def main(arguments: list[str]) -> int:
     if changes and flags.verb != "train":
         top.error(f"--config.KEY is for train, not for {flags.verb}")
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character of the text
     from rnnlab import host
 
     host.retain_memory()  # before JAX starts

@@ -77,7 +77,7 @@ def get_config() -> Config:
     config.optim.clip = "global_norm"  # global_norm, per_layer, value, adaptive
     config.optim.clip_norm = 1.0  # the threshold T; inf switches clipping off
     config.optim.reduction = "mean"  # of the loss: mean per token, or sum_over_time (that mean x T)
-    config.optim.momentum = 0.9  # sgd and rmsprop
+    config.optim.momentum = 0.9  # sgd and rmsprop (char-rnn's RMSProp has none: set 0)
     config.optim.beta1 = 0.9  # adam and adamw
     config.optim.beta2 = 0.999
     config.optim.epsilon = 1e-8

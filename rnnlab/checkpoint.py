@@ -171,6 +171,12 @@ def steps(root: Path) -> list[int]:
     return sorted(n for n, folder in _folders(root).items() if (folder / _MANIFEST).is_file())
 
 
+def metrics(root: Path) -> list[float]:
+    """The metrics of the committed checkpoints under `root` that have one, unverified."""
+    metas = [_meta(folder) or {} for _, folder in sorted(_folders(root).items())]
+    return [meta["metric"] for meta in metas if meta.get("metric") is not None]
+
+
 def clean(root: Path) -> None:
     """Finishes or removes what a killed process left; for the holder of the run folder alone.
 

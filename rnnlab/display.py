@@ -32,7 +32,7 @@ class _Console(Console):
 class Display:
     """A context that shows a run's progress: a bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, steps: int, unit: str, every: int):
+    def __init__(self, steps: int, unit: str):
         # Samples are shown as they are: ":b:" in the text of a program is no emoji.
         self._console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._steps, self._unit = steps, unit
@@ -113,13 +113,14 @@ class Display:
         if row["split"] == "valid":
             self.say(
                 f"step {step:>6}  validation {loss:.4f} nats/{self._unit} "
-                f"({row['bits_per_char']:.4f} bits, perplexity {row['perplexity']:.2f}; "
+                f"({row[f'bits_per_{self._unit}']:.4f} bits, perplexity {row['perplexity']:.2f}; "
                 f"random windows {row['loss_random_windows']:.4f})"
                 if "loss_random_windows" in row
                 else f"step {step:>6}  validation {loss:.4f}"
             )
             return
-        rate = f"{row[f'{self._unit}s_per_second']:,.0f} {self._unit}s/s"
+        measured = row.get(f"{self._unit}s_per_second")  # not yet, if only one step was taken
+        rate = "" if measured is None else f"{measured:,.0f} {self._unit}s/s"
         if self._progress is not None:
             self._progress.update(self._bar, completed=step, text=f"loss {loss:.4f}  {rate}")
             return

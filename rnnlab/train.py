@@ -41,6 +41,16 @@ def build(config: Config, kept: Path | None = None) -> tuple[Task, optim.Optimis
     Raises UsageError, in one line, for whatever does not fit; nothing is written.
     """
     configuration.validate(config)
+    try:
+        return _build(config, kept)
+    except (AttributeError, KeyError, TypeError) as error:
+        # A key too many or too few: parts take their share of the config as named arguments.
+        raise UsageError(
+            "the config does not fit: " + str(error).strip("\"'").split("\n")[0]
+        ) from error
+
+
+def _build(config: Config, kept: Path | None) -> tuple[Task, optim.Optimiser]:
     options = dict(config.optim)
     average_decay, _ = options.pop("ema"), options.pop("reduction")
     schedule = optim.schedule(
@@ -88,10 +98,15 @@ def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
     task, optimiser = build(config, kept=workdir)
     template = jax.eval_shape(lambda: initial(config, task, optimiser))
     root = workdir / "checkpoints"
-    if which not in ("best", "latest") and not which.isdigit():
-        raise UsageError(f"--checkpoint takes best, latest or a step, got '{which}'")
-    at = {"best": "best", "latest": None}.get(which) if not which.isdigit() else int(which)
-    found = checkpoint.restore(root, template, step=at, fingerprint=task.fingerprint, warn=warn)
+    step: Any = None if which == "latest" else which
+    if which not in ("best", "latest"):
+        if not (which.isascii() and which.isdigit()):
+            raise UsageError(f"--checkpoint takes best, latest or a step, got '{which}'")
+        step = int(which)
+    elif which == "best" and not checkpoint.metrics(root):
+        warn(f"no checkpoint in {root} has been validated yet: the latest is taken")
+        step = None
+    found = checkpoint.restore(root, template, step=step, fingerprint=task.fingerprint, warn=warn)
     if found is None:
         raise CheckpointError(f"{root} holds no checkpoint: the run was stopped before its first")
     state, meta = found
@@ -144,7 +159,7 @@ def train(config: Config | None, workdir: Path, overrides: list[str]) -> dict[st
         reduction=settings.optim.reduction,
         log_every=settings.train.log_every,
     )
-    display = Display(settings.train.steps, task.unit, settings.train.log_every)
+    display = Display(settings.train.steps, task.unit)
     with (
         runfolder.signals() as caught,
         runfolder.lock(workdir),
@@ -165,6 +180,7 @@ class _Loop:
         self.best, self.best_step = math.inf, 0
         self.measured, self.measured_at = math.nan, -1  # the last validation loss, and its step
         self.seconds, self.began = 0.0, time.monotonic()
+        self.rate = f"{task.unit}s_per_second"
         self.aside = 0.0  # seconds since the last logged row that were not spent on steps
         self.state, meta = self._state()
         self._record(overrides, resumed=meta is not None)
@@ -228,6 +244,8 @@ class _Loop:
     ) -> dict[str, Any]:
         config, display, steps = self.config.train, self.display, self.config.train.steps
         first = int(self.state.step)
+        if first > steps:
+            raise UsageError(f"the run has done {first} steps: train.steps cannot be {steps}")
         self._introduce(first)
         before = pending = None  # reports: of the step before, and of one that awaits its row
         for number in range(first, steps):
@@ -290,8 +308,9 @@ class _Loop:
         step, steps = int(values["step"]), values["steps"]
         now = time.monotonic()
         spent = max(now - self.logged_time - self.aside, 1e-9)
-        # The tally may hold steps of an earlier process; the rate is of this one's.
-        share = max(step - self.logged_at, 1) / steps
+        # The tally may hold steps of an earlier process, and the one that compiled; the rate is of
+        # the others, if there are any yet.
+        share = (step - self.logged_at) / steps
         row = {
             "step": step,
             "split": "train",
@@ -301,7 +320,7 @@ class _Loop:
             "clipped": values["clipped"] / steps,
             "update_ratio": values["ratio"] / steps,
             "learning_rate": float(self.optimiser.learning_rate(step - 1)),
-            f"{self.task.unit}s_per_second": values["count"] * share / spent,
+            **({self.rate: values["count"] * share / spent} if share else {}),
             "seconds": self._elapsed(),
         }
         self.logged_at, self.logged_time, self.aside = step, now, 0.0
@@ -368,12 +387,13 @@ class _Loop:
             name: none["step"].astype(value.dtype) for name, value in self.state.fault.items()
         }
         self.state = self.state.replace(fault=cleared)
-        if good and good not in checkpoint.steps(self.root):
+        if good:
             self._save(good)
+        kept = f"the last good state, step {good}, is kept" if good else "nothing was worth keeping"
         raise DivergedError(
             f"diverged at step {step}: the loss is {fault['loss']:.4g}, the norm of the gradient "
-            f"{fault['norm']:.4g}, the clipping threshold {self.config.optim.clip_norm:g}; the last "
-            f"good state, step {good}, is kept. Lower optim.learning_rate or optim.clip_norm"
+            f"{fault['norm']:.4g}, the clipping threshold {self.config.optim.clip_norm:g}; {kept}: "
+            "lower optim.learning_rate or optim.clip_norm"
         )
 
     def _finish(self) -> dict[str, Any]:
@@ -381,14 +401,15 @@ class _Loop:
         rows = self._draw()
         old = self.workdir / "summary.json"
         extra = self.task.finish(stepping.served(self.state))
-        rates = [r[f"{self.task.unit}s_per_second"] for r in rows if r["split"] == "train"]
+        rates = sorted(r[self.rate] for r in rows if self.rate in r)
+        losses = [r["loss"] for r in rows if r["split"] == "valid"]
         summary = {
             "valid_loss": self.best,
             "valid_step": self.best_step,
-            "final_valid_loss": [r["loss"] for r in rows if r["split"] == "valid"][-1],
+            "final_valid_loss": losses[-1] if losses else None,
             "steps": step,
             "seconds": self._elapsed(),
-            f"{self.task.unit}s_per_second": sorted(rates)[len(rates) // 2] if rates else None,
+            self.rate: rates[len(rates) // 2] if rates else None,
             **extra,
         }
         if old.exists() and runfolder.read_json(old)["steps"] == step:

@@ -96,6 +96,7 @@ def refused(capsys, arguments: list[str], code: int = 2) -> str:
         (["data.valid_fraction=1.5"], "valid_fraction"),
         (["eval.streams=0"], "streams"),
         (["sample.length=0"], "length"),
+        (["sample.python_snippets=-1"], "python_snippets"),
         (["sample.temperature=-1"], "temperature"),
         (["sample.prime=☃"], "☃"),
     ],
@@ -216,6 +217,16 @@ def test_bad_sampling_options_are_one_line(run, capsys):
     ):
         refused(capsys, ["sample", f"--workdir={run}", option])
     assert "there are" in refused(capsys, ["sample", f"--workdir={run}", "--checkpoint=77"])
+    assert "best, latest" in refused(capsys, ["sample", f"--workdir={run}", "--checkpoint=²"])
+
+
+def test_a_damaged_held_out_text_is_one_line(run, tmp_path, capsys):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    (workdir / "valid.npy").write_bytes(b"nothing")
+    assert "valid.npy is damaged" in refused(capsys, ["evaluate", f"--workdir={workdir}"])
 
 
 def test_a_damaged_checkpoint_is_exit_4(run, tmp_path, capsys):

@@ -421,6 +421,15 @@ def test_dropout_between_layers_is_another_one_in_each(shared):
     assert abs(share - (1 - RATE)) < 4 * np.sqrt(RATE * (1 - RATE) / (first[0].sum()))
 
 
+def test_what_a_residual_layer_adds_to_is_not_dropped():
+    look, x = glass(layers=2, dropout=RATE, residual=True)
+    one, two = np.moveaxis(look(x, key()), 2, 0)
+    kept = np.abs(two - one) > 1e-9
+    added = np.where(kept, np.tanh(one / (1 - RATE)), 0)
+    np.testing.assert_allclose(two, one + added, rtol=1e-12)
+    check_mask(kept, shared=False)
+
+
 @both_kinds
 def test_whole_characters_are_blanked_without_rescaling(shared):
     net = make(cell="rnn", layers=1, input_size=H, output_size=H, input_dropout=RATE)

@@ -140,6 +140,7 @@ def test_a_run_folder_explains_itself(straight, text):
         assert np.isfinite(row["loss"])
         if row["split"] == "train":
             assert {"grad_norm", "clipped", "update_ratio", "chars_per_second"} <= row.keys()
+            assert row["chars_per_second"] > 0
         else:
             assert row["bits_per_char"] == pytest.approx(row["loss"] / np.log(2))
             assert row["perplexity"] == pytest.approx(np.exp(row["loss"]))
@@ -249,6 +250,34 @@ def test_a_run_on_a_constant_schedule_can_be_made_longer(text, tmp_path):
     train.train(made(text, *constant), long, [])
     assert final(short) == final(long)
     assert [r["step"] for r in rows(short)] == [r["step"] for r in rows(long)]
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is(text, tmp_path):
+    quiet = ("train.eval_every=0", "train.sample_every=0", "optim.schedule=constant")
+    train.train(made(text, *quiet, "train.steps=20"), tmp_path / "run", [])
+    with pytest.raises(UsageError, match="has done 20 steps"):
+        train.train(made(text, *quiet, "train.steps=10"), tmp_path / "run", [])
+
+
+def test_keys_too_many_or_too_few_are_one_line(text):
+    more = made(text)
+    with more.optim.unlocked():
+        more.optim.nesterov = True
+    with pytest.raises(UsageError, match="nesterov"):
+        train.build(more)
+    fewer = made(text)
+    with fewer.data.unlocked():
+        del fewer.data.forget
+    with pytest.raises(UsageError, match="forget"):
+        train.build(fewer)
+
+
+def test_bytes_are_called_bytes(text, tmp_path):
+    workdir = tmp_path / "run"
+    train.train(made(text, "data.level=byte", "train.log_every=10"), workdir, [])
+    found = runfolder.read_rows(workdir / "metrics.jsonl")
+    assert any("bytes_per_second" in r for r in found)
+    assert any("bits_per_byte" in r for r in found)
 
 
 def test_a_run_on_a_cosine_cannot(straight, text):

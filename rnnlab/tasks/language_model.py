@@ -105,7 +105,7 @@ def parses(text: str) -> bool:
 
 def make(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, vocabulary and held-out text come from that run."""
-    train_config = config.train
+    train_config, unit = config.train, config.data.level
     rows, window = train_config.batch_size, train_config.window
     held = None if kept is None else kept / "valid.npy"
 
@@ -115,6 +115,13 @@ def make(config: Config, kept: Path | None = None) -> Task:
         text = corpora.load(
             corpus=options.corpus, path=options.path, level=options.level, glob=options.glob
         )
+        if kept is not None:
+            before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
+            if before != text.sha256:
+                raise UsageError(
+                    f"the text of this run has changed since it began: {text.source} has sha256 "
+                    f"{text.sha256}, the run has {before}"
+                )
         train, valid = data.split(text.tokens, valid_fraction=config.data.valid_fraction)
         return text, train, valid
 
@@ -141,7 +148,15 @@ def make(config: Config, kept: Path | None = None) -> Task:
 
     @functools.cache
     def validation() -> tuple[data.HeldOut, dict[str, np.ndarray]]:
-        tokens = np.load(held) if held is not None and held.exists() else corpus()[2]
+        if held is not None and held.exists():
+            try:
+                tokens = np.load(held, allow_pickle=False)
+            except (ValueError, OSError, EOFError) as error:
+                raise UsageError(
+                    f"{held} is damaged: remove it, and the text itself is read again"
+                ) from error
+        else:
+            tokens = corpus()[2]
         options = config.eval
         text = data.held_out(
             tokens, streams=options.streams, window=options.window, burn_in=options.burn_in
@@ -157,6 +172,10 @@ def make(config: Config, kept: Path | None = None) -> Task:
         batches()
         validation()
         wanted = config.sample
+        if wanted.python_snippets < 0:
+            raise UsageError(
+                f"sample.python_snippets must be at least 0, got {wanted.python_snippets}"
+            )
         lengths = {wanted.prime: wanted.length}
         if wanted.python_snippets:
             lengths[FUNCTION] = wanted.snippet_length
@@ -189,7 +208,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         estimate = float(total) / float(count)
         return {
             "loss": result.pop("loss"),
-            "bits_per_char": metrics.bits(totals["loss"][0] / totals["loss"][1]),
+            f"bits_per_{unit}": metrics.bits(totals["loss"][0] / totals["loss"][1]),
             "perplexity": metrics.perplexity(totals["loss"][0] / totals["loss"][1]),
             **result,
             "loss_random_windows": estimate,
@@ -262,5 +281,5 @@ def make(config: Config, kept: Path | None = None) -> Task:
             "vocabulary": f"{vocabulary.size} symbols, sha256 {vocabulary.sha256[:12]}",
             **dict(net.layers),
         },
-        unit="char",
+        unit=unit,
     )
