@@ -99,7 +99,8 @@ def get_config() -> Config:
     config.eval.streams = 32  # the held-out text is read as so many parallel streams ...
     config.eval.burn_in = 256  # ... each after so many characters of warming up, not counted
     config.eval.window = 256
-    config.eval.random_windows = 256  # windows of nanoGPT's estimate, from a zero state
+    config.eval.random_windows = 256  # how many windows nanoGPT's estimate draws, from a zero state
+    config.eval.random_window = 256  # characters in each; nanoGPT's best model has 256
 
     config.sample = ConfigDict()  # the samples printed while training
     config.sample.prime = ""  # empty: one random letter

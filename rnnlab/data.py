@@ -185,7 +185,7 @@ def random_windows(tokens: np.ndarray, *, count: int, window: int, seed: int) ->
     """
     _positive(count=count, window=window)
     tokens = np.asarray(tokens)
-    _fits(tokens, window, "the held-out text", "the window")
+    _fits(tokens, window, "the held-out text", "eval.random_window")
     return _cut(tokens, _random(seed, _HELD_OUT, 0, count, len(tokens) - window), window)
 
 

@@ -25,6 +25,7 @@ TINY = [
     "--config.eval.window=32",
     "--config.eval.burn_in=0",
     "--config.eval.random_windows=4",
+    "--config.eval.random_window=16",
     "--config.sample.length=10",
 ]
 

@@ -36,6 +36,7 @@ SMALL = [
     "eval.window=32",
     "eval.burn_in=8",
     "eval.random_windows=8",
+    "eval.random_window=16",
     "sample.length=20",
     "data.forget=0.1",
     f"train.steps={STEPS}",

@@ -162,7 +162,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
             tokens, streams=options.streams, window=options.window, burn_in=options.burn_in
         )
         windows = data.random_windows(
-            tokens, count=options.random_windows, window=window, seed=config.seed
+            tokens, count=options.random_windows, window=options.random_window, seed=config.seed
         )
         return text, windows
 
