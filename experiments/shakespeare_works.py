@@ -3,7 +3,7 @@
     python launch.py train  --config=experiments/shakespeare_works.py
     python launch.py sample --workdir=runs/shakespeare_works --length=1000
 
-About four hours on 2 CPU cores, minutes on a GPU. Downloads the works once; without a network give
+About four hours on 2 CPU cores, an estimate from the rate of shakespeare.py: not run yet. Downloads the works once; without a network give
 --config.data.path=FILE. Five times the text of tinyshakespeare, so less regularisation.
 """
 
