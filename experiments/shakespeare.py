@@ -3,8 +3,9 @@
     python launch.py train --config=experiments/shakespeare.py
 
 Reaches 1.417 nats per character on the whole held-out text, in 55 minutes on 2 CPU cores that had
-other work too. Downloads 1.1 MB once; without a network give --config.data.path=FILE. The recipe includes its regularisation: dropout between layers and before
-the readout, decoupled weight decay, and a moving average of the weights.
+other work too. Downloads 1.1 MB once; without a network give --config.data.path=FILE. The recipe
+includes its regularisation: dropout between layers and before the readout, decoupled weight
+decay, and a moving average of the weights.
 """
 
 from experiments import default

@@ -3,8 +3,9 @@
     python launch.py train  --config=experiments/shakespeare_works.py
     python launch.py sample --workdir=runs/shakespeare_works --length=1000
 
-About four hours on 2 CPU cores, an estimate from the rate of shakespeare.py: not run yet. Downloads the works once; without a network give
---config.data.path=FILE. Five times the text of tinyshakespeare, so less regularisation.
+About four hours on 2 CPU cores, an estimate from the rate of shakespeare.py: not run yet.
+Downloads the works once; without a network give --config.data.path=FILE. Five times the text of
+tinyshakespeare, so less regularisation.
 """
 
 from experiments import shakespeare
