@@ -283,7 +283,7 @@ def _restrict(weights: Array, knobs: Knobs) -> Array:
     sums = jnp.cumsum(weights, axis=-1)
     before = jnp.pad(sums[:, :-1], ((0, 0), (1, 0)))
     enough = jnp.asarray(knobs.top_p, weights.dtype) * sums[:, -1:]
-    return jnp.where((before < enough) | (knobs.top_p >= 1.0), weights, 0.0)
+    return jnp.where(before < enough, weights, 0.0)
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("length", "width"))
