@@ -97,6 +97,16 @@ class Inputs(NamedTuple):
     zone: Any = None
 
 
+class Shares(NamedTuple):
+    """What the gates receive: `u` of the contract."""
+
+    both: Array | None  # [B, *] the sum of the input's and the recurrent share, where that suffices
+    a: Array | None  # [B, *] the input's share of the other gates
+    r: Array | None  # [B, *] their recurrent share
+    keep: Array | None  # of Noise, at one t
+    zone: Any
+
+
 def matmul(compute_dtype: str | None) -> Callable[[Array, Array], Array]:
     """`x [..., D] @ w [D, H]`, operands cast to `compute_dtype`, sums kept in the dtype of w."""
 
@@ -150,25 +160,28 @@ def build(
     gates: int,
     options: Options,
     keeping_gate: int | None,
-    normed_apart: tuple[int, ...] = (),
+    apart: int = 0,
     extra: Callable[..., dict[str, Array]] | None = None,
     recur: Callable[..., Array] | None = None,
 ) -> Cell:
     """A cell from its pointwise mathematics.
 
-    pointwise: (params, carry, a [B, G*H], r [B, G*H], drop) -> carry. `a` is the input's share and
-        `r` the recurrent share of the pre-activations; `drop` is recurrent dropout for a candidate.
+    pointwise: (params, carry, pre, drop) -> carry. `pre` lists the G pre-activations [B, H], each
+        the sum of the input's and the recurrent share, the last `apart` of them as pairs of the
+        two; `drop` is recurrent dropout for a candidate.
     carry_type: a NamedTuple class whose fields are all [B, H], one of them `h`, the output.
     gates: G, the number of gates fused in a kernel, the candidate included.
     keeping_gate: the index of the gate whose bias starts at `options.gate_bias`, if there is one.
-    normed_apart: the gates, in order, at which layer norm begins a group of its own.
+    apart: how many of the last gates do more with the two shares than add them. Layer norm takes
+        each of these gates by itself.
     extra: (key, dtype) -> further parameters, such as peepholes.
     recur: (product, h, a) -> r, for a cell with two recurrent products in a row, where
-        `product(h, columns)` multiplies by those columns of kernel_h; such a cell has no `gates`
-        form and takes the plain scan.
+        `product(h, columns)` multiplies by those columns of kernel_h; such a cell has no form in
+        four parts and takes the plain scan.
     """
     hidden, dot = options.hidden, matmul(options.compute_dtype)
-    cuts = tuple(gate * hidden for gate in normed_apart)
+    together = (gates - apart) * hidden  # columns of the gates that are a sum of the two shares
+    cuts = tuple(gate * hidden for gate in range(gates - apart, gates))
 
     def kernel(spec: str, key: Array, rows: int, dtype: Any) -> Array:
         init = initialisers.make(spec, hidden)
@@ -234,33 +247,60 @@ def build(
             return _dropout(carry.h, z.keep, options.recurrent_dropout)
         return carry.h
 
-    def share(params: dict[str, Array], r: Array, columns: slice = slice(None)) -> Array:
-        if options.layer_norm:
-            r = layer_norm(r, params["norm_h"][columns], cuts if columns == slice(None) else ())
+    def product(params: dict[str, Array], h: Array) -> Array:
+        r = dot(h, params["kernel_h"])
+        # Layer norm comes before this bias.
+        return r + params["bias_h"] if options.hidden_bias and not options.layer_norm else r
+
+    def columns_of(params: dict[str, Array], h: Array, columns: slice) -> Array:
+        chosen = {"kernel_h": params["kernel_h"][:, columns]}
+        if options.hidden_bias:
+            chosen["bias_h"] = params["bias_h"][columns]
+        return product(chosen, h)
+
+    def merge(z: Inputs, r: Array) -> Shares:
+        if options.layer_norm:  # of r alone, which is not linear: `gates` does it
+            return Shares(None, z.a, r, z.keep, z.zone)
+        both = z.a[..., :together] + r[..., :together] if together else None
+        rest = (z.a[..., together:], r[..., together:]) if apart else (None, None)
+        return Shares(both, *rest, z.keep, z.zone)
+
+    def normed(params: dict[str, Array], r: Array, columns: slice) -> Array:
+        inside = tuple(cut for cut in cuts if columns == slice(None))
+        r = layer_norm(r, params["norm_h"][columns], inside)
         return r + params["bias_h"][columns] if options.hidden_bias else r
 
-    def advance(params: dict[str, Array], carry: Any, z: Inputs, r: Array) -> tuple[Any, Array]:
+    def gated(params: dict[str, Array], carry: Any, u: Shares) -> tuple[Any, Array]:
+        both, a, r = u.both, u.a, u.r
+        if options.layer_norm:
+            if recur is None:
+                r = normed(params, r, slice(None))
+            both = a[..., :together] + r[..., :together]
+            a, r = a[..., together:], r[..., together:]
+        pre: list[Any] = jnp.split(both, gates - apart, axis=-1) if together else []
+        if apart:
+            split = (jnp.split(share, apart, axis=-1) for share in (a, r))
+            pre += list(zip(*split, strict=True))
+
         def drop(candidate: Array) -> Array:
             if options.recurrent_dropout_on == "state":
                 return candidate
-            return _dropout(candidate, z.keep, options.recurrent_dropout)
+            return _dropout(candidate, u.keep, options.recurrent_dropout)
 
-        new = pointwise(params, carry, z.a, r, drop)
-        new = _zoneout(carry, new, z.zone, options.zoneout)
+        new = pointwise(params, carry, pre, drop)
+        new = _zoneout(carry, new, u.zone, options.zoneout)
         return new, new.h
-
-    def gated(params: dict[str, Array], carry: Any, z: Inputs, r: Array) -> tuple[Any, Array]:
-        return advance(params, carry, z, share(params, r))
 
     def step(params: dict[str, Array], carry: Any, z: Inputs) -> tuple[Any, Array]:
         h = operand(carry, z)
         if recur is None:
-            return gated(params, carry, z, dot(h, params["kernel_h"]))
+            return gated(params, carry, merge(z, product(params, h)))
 
-        def product(h: Array, columns: slice) -> Array:
-            return share(params, dot(h, params["kernel_h"][:, columns]), columns)
+        def part(h: Array, columns: slice) -> Array:
+            r = columns_of(params, h, columns)
+            return normed(params, r, columns) if options.layer_norm else r
 
-        return advance(params, carry, z, recur(product, h, z.a))
+        return gated(params, carry, merge(z, recur(part, h, z.a)))
 
     linear = recur is None
     return Cell(
@@ -271,7 +311,8 @@ def build(
         noise=noise,
         project=project,
         step=step,
-        gates=gated if linear else None,
         operand=operand if linear else None,
-        dot=dot if linear else None,
+        product=product if linear else None,
+        merge=merge if linear else None,
+        gates=gated if linear else None,
     )

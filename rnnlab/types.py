@@ -22,10 +22,11 @@ class Cell(NamedTuple):
     """A recurrent cell: pure functions and nothing else.
 
     The plain scan over `project` then `step`, differentiated by JAX, is the definition of a cell's
-    computation and of its gradient. `gates` and `operand` state the same step with its one
-    recurrent product left out, for cells where that product enters linearly:
+    computation and of its gradient. The last four fields state the same step in four parts, so that
+    its one recurrent product stands by itself (`rnnlab.bptt` makes the fast gradient of them):
 
-        step(params, carry, z) == gates(params, carry, z, dot(operand(carry, z), kernel_h))
+        r = product(params, operand(carry, z))
+        step(params, carry, z) == gates(params, carry, merge(z, r))
 
     They are None where no such form exists (reset-before GRU, say); the plain scan serves then.
     """
@@ -44,9 +45,12 @@ class Cell(NamedTuple):
     project: Callable[..., Any]
     # (params, carry, z at one t) -> (carry, y [B, H]): what is sequential, and nothing else
     step: Callable[..., tuple[Carry, Array]]
-    gates: Callable[..., tuple[Carry, Array]] | None = None  # (params, carry, z, r) -> (carry, y)
-    operand: Callable[..., Array] | None = None  # (carry, z) -> [B, H], what kernel_h multiplies
-    dot: Callable[[Array, Array], Array] | None = None  # the matrix product, with its precision
+    operand: Callable[..., Array] | None = None  # (carry, z) -> [B, H], what the product multiplies
+    # (params, operand) -> r: the recurrent matrix product, and a bias that is added to it
+    product: Callable[..., Any] | None = None
+    # (z, r) -> u: what `gates` needs of the two, linear in both; the less it is, the less is kept
+    merge: Callable[..., Any] | None = None
+    gates: Callable[..., tuple[Carry, Array]] | None = None  # (params, carry, u) -> (carry, y)
 
 
 class Model(NamedTuple):

@@ -361,18 +361,18 @@ def test_second_order(name, float64):
 
 
 @every_case
-def test_the_form_with_the_product_left_out_is_the_step(case, float64):
+def test_the_four_parts_are_the_step(case, float64):
     at = problem(case)
-    form = (at.cell.gates, at.cell.operand, at.cell.dot)
-    if any(part is None for part in form):
-        assert form == (None, None, None)
+    parts_of = (at.cell.operand, at.cell.product, at.cell.merge, at.cell.gates)
+    if any(part is None for part in parts_of):
+        assert parts_of == (None,) * 4
         assert case.cell not in BUILT_IN or ("reset", "before") in case.own
         return
-    gates, operand, dot = form
+    operand, product, merge, gates = parts_of
     for noise in (None, at.noise):
         z = jax.tree.map(lambda a: a[1], at.cell.project(at.params, at.x, noise))
-        product = dot(operand(at.carry, z), at.params["kernel_h"])
-        apart = gates(at.params, at.carry, z, product)
+        u = merge(z, product(at.params, operand(at.carry, z)))
+        apart = gates(at.params, at.carry, u)
         jax.tree.map(np.testing.assert_array_equal, apart, at.cell.step(at.params, at.carry, z))
 
 

@@ -62,12 +62,11 @@ def make(*, reset: str = "after", **common: Any) -> Cell:
         q = jax.nn.sigmoid(a[..., :hidden] + gates[..., :hidden])
         return jnp.concatenate([gates, product(q * h, slice(2 * hidden, None))], axis=-1)
 
-    def pointwise(params, carry, a, r, drop):
-        a_q, a_u, a_n = jnp.split(a, 3, axis=-1)
-        r_q, r_u, r_n = jnp.split(r, 3, axis=-1)
+    def pointwise(params, carry, pre, drop):
+        q, u, (a_n, r_n) = pre
         if reset == "after":
-            r_n = jax.nn.sigmoid(a_q + r_q) * r_n
-        keep = jax.nn.sigmoid(a_u + r_u)
+            r_n = jax.nn.sigmoid(q) * r_n
+        keep = jax.nn.sigmoid(u)
         return Carry(h=keep * carry.h + (1.0 - keep) * drop(jnp.tanh(a_n + r_n)))
 
     return parts.build(
@@ -77,6 +76,6 @@ def make(*, reset: str = "after", **common: Any) -> Cell:
         gates=3,
         options=options,
         keeping_gate=1,
-        normed_apart=(2,),
+        apart=1,
         recur=recur_before if reset == "before" else None,
     )

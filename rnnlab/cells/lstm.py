@@ -52,8 +52,8 @@ def make(*, peepholes: bool = False, **common: Any) -> Cell:
             params["bias_c"] = jnp.zeros(options.hidden, dtype)
         return params
 
-    def pointwise(params, carry, a, r, drop):
-        i, f, g, o = jnp.split(a + r, 4, axis=-1)
+    def pointwise(params, carry, pre, drop):
+        i, f, g, o = pre
         if peepholes:
             i = i + params["peepholes"][0] * carry.c
             f = f + params["peepholes"][1] * carry.c

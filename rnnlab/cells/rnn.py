@@ -39,7 +39,7 @@ def make(*, activation: str = "tanh", **common: Any) -> Cell:
         raise UsageError(f"cell 'rnn' has activation 'tanh' or 'relu', not '{activation}'")
     act = activations[activation]
 
-    def pointwise(params, carry, a, r, drop):
-        return Carry(h=act(a + r))
+    def pointwise(params, carry, pre, drop):
+        return Carry(h=act(pre[0]))
 
     return parts.build("rnn", pointwise, Carry, gates=1, options=options, keeping_gate=None)

@@ -23,8 +23,8 @@ def make(**common: Any) -> Cell:
     """A UGRNN cell; the options are those of `rnnlab.parts.Options`. Gate order: g, c."""
     options = parts.Options(**common)
 
-    def pointwise(params, carry, a, r, drop):
-        gate, candidate = jnp.split(a + r, 2, axis=-1)
+    def pointwise(params, carry, pre, drop):
+        gate, candidate = pre
         keep = jax.nn.sigmoid(gate)
         return Carry(h=keep * carry.h + (1.0 - keep) * drop(jnp.tanh(candidate)))
 
