@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import corpora, data, metrics, model, runfolder, sample
+from rnnlab.bptt import select
 from rnnlab.types import Array, Config, Model, Params, Task, UsageError
-from rnnlab.unroll import select
 from rnnlab.vocabulary import Vocabulary
 
 FUNCTION = "\ndef "  # what a generated function begins with
