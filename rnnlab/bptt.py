@@ -12,24 +12,25 @@ gradient of them:
 JAX takes every one of these derivatives from the cell's own functions; none is written by hand.
 What depends on the input alone, `project`, is no part of this: its gradient is a GEMM as it is.
 
-Forward-mode differentiation takes the plain scan (`unroll`, path="plain").
+The scan is a primitive of its own, so that every transformation finds the rule that suits it:
+reverse mode the above, forward mode (jvp, jacfwd) and higher orders the plain scan's, vmap the scan
+of the whole population.
 """
 
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from rnnlab import primitive
+from rnnlab.leaves import Leaves, chosen, filled, inexact, plus, reads, select, spread, vjp, zeros
 from rnnlab.types import Array, Carry, Cell, Params, UsageError
 
 KEEP = ("preactivations", "states")
-Leaves = list[Any]  # of a pytree, in its order; None where a cotangent is zero
 
 
 class Steps(NamedTuple):
@@ -64,20 +65,6 @@ class Plan:
         return jax.tree.unflatten(self.tree, leaves)
 
 
-def select(condition: Array, on_true: Any, on_false: Any) -> Any:
-    """`jnp.where` over two pytrees of [B, ...] leaves, with a condition of shape [B]."""
-
-    def pick(a: Array, b: Array) -> Array:
-        return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(pick, on_true, on_false)
-
-
-def zeros(tree: Any) -> Any:
-    """Zeros of the same shapes and dtypes."""
-    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
-
-
 def separate(cell: Cell) -> bool:
     """Whether the cell states its step in four parts, as the fast path needs it."""
     return None not in (cell.operand, cell.product, cell.merge, cell.gates)
@@ -91,15 +78,27 @@ def scan(
     keep: what the backward pass finds ready: "preactivations" (r and z merged, and the states), or
         the "states" alone, from which one product over all steps makes the rest again.
 
-    Values and gradients are those of the plain scan up to rounding. Reverse mode only, of any order.
+    Values and derivatives are those of the plain scan up to rounding.
     """
-    return _scan(cell, reverse, keep, params, carry, steps)
+    leaves, tree = jax.tree.flatten((params, carry, steps))
+    *final, y = primitive.bind(_rules(cell, reverse, keep, tree), *leaves)
+    return jax.tree.unflatten(jax.tree.structure(carry), final), y
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _scan(cell, reverse, keep, params, carry, steps):
-    final, y, _ = _forward(cell, reverse, params, carry, steps, None)
-    return final, y
+def plain(
+    cell: Cell, params: Params, carry: Carry, steps: Steps, *, reverse: bool
+) -> tuple[Carry, Array]:
+    """The definition: the scan of `cell.step`, differentiated by JAX."""
+
+    def advance(carry: Carry, inputs: Steps) -> tuple[Carry, Array]:
+        z, valid, reset = inputs
+        start = carry if reset is None else select(reset, zeros(carry), carry)
+        new, y = cell.step(params, start, z)
+        if valid is not None:
+            new, y = select(valid, new, carry), select(valid, y, zeros(y))
+        return new, y
+
+    return lax.scan(advance, carry, steps, reverse=reverse)
 
 
 def _forward(
@@ -114,7 +113,7 @@ def _forward(
         new, y = cell.gates(params, start, u)  # pyright: ignore[reportOptionalCall]
         kept = [], []
         if plan is not None:
-            kept = _chosen(start, plan.start), _chosen(u, plan.computed)
+            kept = chosen(start, plan.start), chosen(u, plan.computed)
         if valid is not None:
             new, y = select(valid, new, carry), select(valid, y, zeros(y))
         return (new, t + 1), (y, kept)
@@ -149,32 +148,34 @@ def _merged(cell: Cell, z: Any, r: Any, t: Array) -> Any:
     return jax.tree.unflatten(tree, leaves)
 
 
-def _scan_fwd(cell, reverse, keep, params, carry, steps):
+def _keeping(cell, reverse, keep, params, carry, steps):
+    """((final carry, y), what `_backward` needs)."""
     plan = _plan(cell, params, carry, steps.z)
     if keep == "states":
         plan = replace(plan, z=(True,) * len(plan.z))  # for `merge`; it exists anyway
     final, y, (starts, us) = _forward(cell, reverse, params, carry, steps, plan)
-    kept = starts, _chosen(steps.z, plan.z), us if keep == "preactivations" else None
+    kept = starts, chosen(steps.z, plan.z), us if keep == "preactivations" else None
     return (final, y), (plan, params, kept, steps.valid, steps.reset)
 
 
-def _scan_bwd(cell, reverse, keep, residuals, cotangents):
+def _backward(cell, reverse, residuals, cotangents):
+    """The cotangents of (params, carry, steps)."""
     plan, params, (starts, zs, us), valid, reset = residuals
     start_like, z_like, u_like = plan.likes
-    d_final, d_y = cotangents
+    *d_final, d_y = cotangents  # of the inexact leaves
     time = d_y.shape[0]
-    whole_starts = _filled(start_like, plan.start, starts, time)
-    whole_z = _filled(z_like, plan.z, zs, time)
+    whole_starts = filled(start_like, plan.start, starts, time)
+    whole_z = filled(z_like, plan.z, zs, time)
     operands = jax.vmap(cell.operand)(whole_starts, whole_z)
 
     def products(params: Params) -> Any:
-        return jax.vmap(functools.partial(cell.product, params))(operands)
+        return cell.product(params, operands)
 
     r, pull_products = jax.vjp(products, params)
     if us is None:
-        us = _chosen(jax.vmap(cell.merge)(whole_z, r), plan.computed)
-    varies = [_inexact(leaf) for leaf in jax.tree.leaves(start_like)]
-    of_gates = _reads(cell.gates, params, start_like, u_like)[: len(jax.tree.leaves(params))]
+        us = chosen(jax.vmap(cell.merge)(whole_z, r), plan.computed)
+    varies = [inexact(leaf) for leaf in jax.tree.leaves(start_like)]
+    of_gates = reads(cell.gates, params, start_like, u_like)[: len(jax.tree.leaves(params))]
     where: list[int | None] = []
 
     def retreat(state: Any, inputs: Any) -> Any:
@@ -182,13 +183,13 @@ def _scan_bwd(cell, reverse, keep, residuals, cotangents):
         d_new = d_carry
         if valid is not None:
             d_new, d_y = select(valid, (d_carry, d_y), zeros((d_carry, d_y)))
-        z = _filled(z_like, plan.z, z)
-        start = _filled(start_like, plan.start, start)
+        z = filled(z_like, plan.z, z)
+        start = filled(start_like, plan.start, start)
         u = _refilled(plan, u_like, z, u)
         by_params, d_start, d_z, d_r = _step_vjp(cell, params, start, z, u, [*d_new, d_y])
         before = [
             zeros(d) if found is None else found
-            for d, found in zip(d_carry, _chosen(d_start, varies), strict=True)
+            for d, found in zip(d_carry, chosen(d_start, varies), strict=True)
         ]
         if reset is not None:
             before = select(reset, zeros(before), before)
@@ -196,7 +197,7 @@ def _scan_bwd(cell, reverse, keep, residuals, cotangents):
             passed = select(valid, zeros(d_carry), d_carry)
             before = [a + b for a, b in zip(before, passed, strict=True)]
         d_params = [
-            total + d for total, d in zip(d_params, _chosen(by_params, of_gates), strict=True)
+            total + d for total, d in zip(d_params, chosen(by_params, of_gates), strict=True)
         ]
         # The cotangents of z and of r are often one and the same array, stacked once then.
         distinct: Leaves = []
@@ -207,21 +208,20 @@ def _scan_bwd(cell, reverse, keep, residuals, cotangents):
             where.append(next((i for i, other in enumerate(distinct) if other is d), None))
         return (before, d_params), distinct
 
-    first = _chosen(d_final, varies), zeros(_chosen(params, of_gates))
+    first = d_final, zeros(chosen(params, of_gates))
     inputs = starts, zs, us, valid, reset, d_y
     (d_carry, by_gates), stacked = lax.scan(retreat, first, inputs, reverse=not reverse)
     found = [None if place is None else stacked[place] for place in where]
     d_z, d_r = found[: len(plan.z)], found[len(plan.z) :]
     (d_params,) = pull_products(jax.tree.unflatten(jax.tree.structure(r), d_r))
-    total = _plus(jax.tree.leaves(d_params), _spread(of_gates, by_gates))
-    return (
-        jax.tree.unflatten(jax.tree.structure(params), total),
-        _cotangent(start_like, _spread(varies, d_carry)),
-        Steps(_cotangent(z_like, d_z, time), *map(_no_cotangent, (valid, reset))),
-    )
-
-
-_scan.defvjp(_scan_fwd, _scan_bwd)
+    by_product = jax.tree.leaves(d_params)
+    d_params = plus(by_product, spread(of_gates, by_gates))
+    d_z = [
+        jnp.zeros((time, *like.shape), like.dtype) if d is None else d
+        for like, d in zip(jax.tree.leaves(z_like), d_z, strict=True)
+        if inexact(like)
+    ]
+    return [d for d in d_params if inexact(d)] + d_carry + d_z
 
 
 def _step_vjp(
@@ -233,39 +233,59 @@ def _step_vjp(
     """
     merge: Any = cell.merge
     product: Any = cell.product
-    _, pull = _vjp(cell.gates, params, start, u)
+    _, pull = vjp(cell.gates, params, start, u)
     by_params, d_start, d_u = pull(d_outputs)
 
-    h, pull_operand = _vjp(cell.operand, start, z)
-    r, pull_product = _vjp(lambda h: product(params, h), h)
+    h, pull_operand = vjp(cell.operand, start, z)
+    r, pull_product = vjp(lambda h: product(params, h), h)
     # merge is linear: its transpose needs no values, and a merge that is not linear raises here.
     z_leaves, z_tree = jax.tree.flatten(z)
     r_leaves, r_tree = jax.tree.flatten(r)
-    movable = [_inexact(leaf) for leaf in z_leaves]
+    movable = [inexact(leaf) for leaf in z_leaves]
 
     def linear(*leaves: Array) -> Leaves:
-        chosen = iter(leaves[: sum(movable)])
-        whole = [next(chosen) if on else leaf for on, leaf in zip(movable, z_leaves, strict=True)]
+        moving = iter(leaves[: sum(movable)])
+        whole = [next(moving) if on else leaf for on, leaf in zip(movable, z_leaves, strict=True)]
         rest = jax.tree.unflatten(r_tree, leaves[sum(movable) :])
         merged = jax.tree.leaves(merge(jax.tree.unflatten(z_tree, whole), rest))
-        return [leaf for leaf in merged if _inexact(leaf)]
+        return [leaf for leaf in merged if inexact(leaf)]
 
     arguments = [leaf for leaf, on in zip(z_leaves, movable, strict=True) if on] + r_leaves
     like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in arguments]
     d_merged = [
         jnp.zeros(leaf.shape, leaf.dtype) if d is None else d
         for leaf, d in zip(jax.tree.leaves(u), d_u, strict=True)
-        if _inexact(leaf)
+        if inexact(leaf)
     ]
     try:
         back = list(jax.linear_transpose(linear, *like)(d_merged))
     except (AssertionError, TypeError, NotImplementedError) as error:
         raise UsageError(f"cell '{cell.name}': merge must be linear in z and r together") from error
-    d_z, d_r = _spread(movable, back[: sum(movable)]), back[sum(movable) :]
+    d_z, d_r = spread(movable, back[: sum(movable)]), back[sum(movable) :]
 
     (d_h,) = pull_product(d_r)
     more_start, more_z = pull_operand(d_h)
-    return by_params, _plus(d_start, more_start), _plus(d_z, more_z), d_r
+    return by_params, plus(d_start, more_start), plus(d_z, more_z), d_r
+
+
+def _rules(cell: Cell, reverse: bool, keep: str, tree: Any) -> primitive.Rules:
+    def trees(leaves: Sequence[Any]) -> Any:
+        return jax.tree.unflatten(tree, leaves)
+
+    def value(*leaves: Array) -> Leaves:
+        return jax.tree.leaves(_forward(cell, reverse, *trees(leaves), None)[:2])
+
+    def definition(*leaves: Array) -> Leaves:
+        return jax.tree.leaves(plain(cell, *trees(leaves), reverse=reverse))
+
+    def keeping(*leaves: Array) -> tuple[Leaves, Any]:
+        outputs, residuals = _keeping(cell, reverse, keep, *trees(leaves))
+        return jax.tree.leaves(outputs), residuals
+
+    def backward(residuals: Any, cotangents: Leaves) -> Leaves:
+        return _backward(cell, reverse, residuals, cotangents)
+
+    return primitive.Rules(value, definition, keeping, backward)
 
 
 # What is read, and what is kept
@@ -286,19 +306,19 @@ def _plan(cell: Cell, params: Params, carry: Carry, zs: Any) -> Plan:
 
     def backward(params: Params, start: Carry, z: Any, u: Any) -> Leaves:
         outputs = jax.tree.leaves(cell.gates(params, start, u))  # pyright: ignore
-        d_outputs = zeros([leaf for leaf in outputs if _inexact(leaf)])
+        d_outputs = zeros([leaf for leaf in outputs if inexact(leaf)])
         found = _step_vjp(cell, params, start, z, u, d_outputs)
         return [leaf for leaves in found for leaf in leaves if leaf is not None]
 
     u = jax.eval_shape(merged, params, start, z)
     sizes = [len(jax.tree.leaves(tree)) for tree in (params, start, z)]
     ends = list(itertools.accumulate(sizes))
-    read = _reads(backward, params, start, z, u)
+    read = reads(backward, params, start, z, u)
     of_start, of_z, of_u = read[ends[0] : ends[1]], read[ends[1] : ends[2]], read[ends[2] :]
     for place, on in zip(handed, of_u, strict=True):
         if place >= 0:
             of_z[place] |= on
-    again = _reads(cell.operand, start, z)  # once more, after the loop
+    again = reads(cell.operand, start, z)  # once more, after the loop
     leaves, tree = jax.tree.flatten((start, z, u))
     return Plan(
         start=tuple(a or b for a, b in zip(of_start, again[: sizes[1]], strict=True)),
@@ -310,45 +330,6 @@ def _plan(cell: Cell, params: Params, carry: Carry, zs: Any) -> Plan:
     )
 
 
-def _reads(function: Callable[..., Any], *arguments: Any) -> list[bool]:
-    """For each leaf of the arguments, whether a result of `function` depends on it."""
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    live = {id(v) for v in jaxpr.outvars}
-    for equation in reversed(jaxpr.eqns):
-        if any(id(v) in live for v in equation.outvars):
-            live |= {id(v) for v in equation.invars}
-    return [id(v) in live for v in jaxpr.invars]
-
-
-# Trees and their leaves
-
-
-def _inexact(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def _chosen(tree: Any, on: Sequence[bool]) -> Leaves:
-    leaves = tree if isinstance(tree, list) else jax.tree.leaves(tree)
-    return [leaf for leaf, chosen in zip(leaves, on, strict=True) if chosen]
-
-
-def _spread(on: Sequence[bool], leaves: Leaves) -> Leaves:
-    """The inverse of `_chosen`, with None elsewhere."""
-    rest = iter(leaves)
-    return [next(rest) if chosen else None for chosen in on]
-
-
-def _filled(like: Any, on: Sequence[bool], leaves: Leaves, time: int | None = None) -> Any:
-    """The tree `like` with these leaves, and zeros, which nothing reads, for the others."""
-    rest = iter(leaves)
-    lead = () if time is None else (time,)
-    whole = [
-        next(rest) if chosen else jnp.zeros(lead + leaf.shape, leaf.dtype)
-        for leaf, chosen in zip(jax.tree.leaves(like), on, strict=True)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), whole)
-
-
 def _refilled(plan: Plan, u_like: Any, z: Any, computed: Leaves) -> Any:
     """u of what was computed, and of what z handed through."""
     of_z, rest = jax.tree.leaves(z), iter(computed)
@@ -357,54 +338,3 @@ def _refilled(plan: Plan, u_like: Any, z: Any, computed: Leaves) -> Any:
         for place, on, leaf in zip(plan.handed, plan.u, jax.tree.leaves(u_like), strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(u_like), whole)
-
-
-def _plus(a: Leaves, b: Leaves) -> Leaves:
-    return [y if x is None else x if y is None else x + y for x, y in zip(a, b, strict=True)]
-
-
-def _cotangent(like: Any, leaves: Leaves, time: int | None = None) -> Any:
-    """A cotangent for JAX: zeros for None, and its own kind of nothing for integers."""
-    lead = () if time is None else (time,)
-    whole = [
-        (jnp.zeros(lead + a.shape, a.dtype) if d is None else d)
-        if _inexact(a)
-        else np.zeros(lead + a.shape, jax.dtypes.float0)
-        for a, d in zip(jax.tree.leaves(like), leaves, strict=True)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), whole)
-
-
-def _no_cotangent(flags: Array | None) -> Any:
-    return None if flags is None else np.zeros(flags.shape, jax.dtypes.float0)
-
-
-def _vjp(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Callable[[Leaves], Any]]:
-    """`jax.vjp` with respect to the leaves that `function` reads and that can vary.
-
-    The pullback takes the cotangents of the inexact leaves of the result, and returns for each
-    argument the list of its leaves' cotangents, None where there is none.
-    """
-    leaves, tree = jax.tree.flatten(arguments)
-    read = _reads(function, *arguments)
-    on = [reads and _inexact(leaf) for reads, leaf in zip(read, leaves, strict=True)]
-    result: list[Any] = []
-
-    def varied(*chosen: Array) -> Leaves:
-        rest = iter(chosen)
-        whole = [next(rest) if use else leaf for use, leaf in zip(on, leaves, strict=True)]
-        result[:] = [function(*jax.tree.unflatten(tree, whole))]
-        return [leaf for leaf in jax.tree.leaves(result[0]) if _inexact(leaf)]
-
-    primal, pull = jax.vjp(varied, *_chosen(leaves, on))
-    structure = jax.tree.structure(result[0])
-    # Nothing that is traced inside may leave: the values come from the primal, the rest is shape.
-    outputs = iter(primal)
-    value = [next(outputs) if _inexact(a) else zeros(a) for a in jax.tree.leaves(result[0])]
-    sizes = [len(jax.tree.leaves(argument)) for argument in arguments]
-
-    def pullback(cotangents: Leaves) -> tuple[Leaves, ...]:
-        found = iter(_spread(on, list(pull(cotangents))))
-        return tuple([next(found) for _ in range(size)] for size in sizes)
-
-    return jax.tree.unflatten(structure, value), pullback

@@ -46,7 +46,7 @@ class Cell(NamedTuple):
     # (params, carry, z at one t) -> (carry, y [B, H]): what is sequential, and nothing else
     step: Callable[..., tuple[Carry, Array]]
     operand: Callable[..., Array] | None = None  # (carry, z) -> [B, H], what the product multiplies
-    # (params, operand) -> r: the recurrent matrix product, and a bias that is added to it
+    # (params, operand [..., H]) -> r: the recurrent matrix product, and a bias that is added to it
     product: Callable[..., Any] | None = None
     # (z, r) -> u: what `gates` needs of the two, linear in both; the less it is, the less is kept
     merge: Callable[..., Any] | None = None

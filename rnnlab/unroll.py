@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab import bptt
-from rnnlab.bptt import select
 from rnnlab.types import Array, Carry, Cell, Params, UsageError
 
 PATHS = ("auto", "plain")
@@ -72,8 +71,8 @@ def unroll(
         the backward pass grow as sqrt(T) beyond x and y themselves (Chen et al. 2016).
 
     path: "auto": the fast backward pass of `rnnlab.bptt` for cells that state their step in four
-        parts, the plain scan for all others. "plain": the plain scan, which forward-mode
-        differentiation (jvp, jacfwd) needs. Both give the same up to rounding.
+        parts, the plain scan for all others and for forward-mode differentiation. "plain": the
+        plain scan. Both give the same up to rounding.
     keep: what the fast path keeps for the backward pass beside z: "preactivations", or the "states"
         alone, from which one product over all steps makes the rest again: 5 H instead of 9 H
         numbers a step for an LSTM, one GEMM more.
@@ -98,24 +97,12 @@ def unroll(
     noise = None if key is None else cell.noise(key, time, batch)
     steps = (x, valid, reset, noise)
 
-    def advance(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
-        z, valid, reset = inputs
-        start = carry
-        if reset is not None:
-            start = select(reset, jax.tree.map(jnp.zeros_like, carry), carry)
-        new, y = cell.step(params, start, z)
-        if valid is not None:
-            new = select(valid, new, carry)
-            y = select(valid, y, jnp.zeros_like(y))
-        return new, y
-
     def window(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
         x, valid, reset, noise = inputs
-        z = cell.project(params, x, noise)
+        steps = bptt.Steps(cell.project(params, x, noise), valid, reset)
         if fast:
-            inputs = bptt.Steps(z, valid, reset)
-            return bptt.scan(cell, params, carry, inputs, reverse=reverse, keep=keep)
-        return lax.scan(advance, carry, (z, valid, reset), reverse=reverse)
+            return bptt.scan(cell, params, carry, steps, reverse=reverse, keep=keep)
+        return bptt.plain(cell, params, carry, steps, reverse=reverse)
 
     if chunk <= 0 or chunk >= time:
         return window(carry, steps)

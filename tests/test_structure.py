@@ -14,8 +14,9 @@ PACKAGE = ROOT / "rnnlab"
 # A module may import those of the rows above its own; a package's name stands for all in it.
 LAYERS = (
     ("types",),
-    ("initialisers", "vocabulary", "cache", "config", "display", "host", "plots"),
-    ("parts", "bptt"),
+    ("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
+    ("parts", "primitive"),
+    ("bptt",),
     ("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
     ("model", "sample", "interop"),
     ("tasks", "step"),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import corpora, data, metrics, model, runfolder, sample
-from rnnlab.bptt import select
+from rnnlab.leaves import select
 from rnnlab.types import Array, Config, Model, Params, Task, UsageError
 from rnnlab.vocabulary import Vocabulary
 
