@@ -48,6 +48,8 @@ def get_config() -> Config:
     config.model.dropout_shared = False  # one dropout mask for all time steps
     config.model.readout_init = "glorot_uniform"
     config.model.remat = False  # memory ~ sqrt(train.window), for one more forward pass
+    config.model.path = "auto"  # auto: the fast backward pass where the cell allows it; or plain
+    config.model.keep = "preactivations"  # for the backward pass; or states: less memory, a product
     config.model.compute_dtype = placeholder(str)  # bfloat16: operands of matrix products
 
     config.model.options = ConfigDict()  # of the cell; a cell of your own may add to them

@@ -109,8 +109,8 @@ def _forward(
     def advance(state: tuple[Carry, Array], inputs: Steps) -> Any:
         (carry, t), (z, valid, reset) = state, inputs
         start = carry if reset is None else select(reset, zeros(carry), carry)
-        u = _merged(cell, z, cell.product(params, cell.operand(start, z)), t)  # pyright: ignore
-        new, y = cell.gates(params, start, u)  # pyright: ignore[reportOptionalCall]
+        u = _merged(cell, z, cell.product(params, cell.operand(start, z)), t)
+        new, y = cell.gates(params, start, u)
         kept = [], []
         if plan is not None:
             kept = chosen(start, plan.start), chosen(u, plan.computed)
@@ -125,7 +125,7 @@ def _forward(
 
 def _merged(cell: Cell, z: Any, r: Any, t: Array) -> Any:
     """merge(z, r), on a CPU as a buffer of its own."""
-    merge: Any = cell.merge
+    merge = cell.merge
     handed = {id(leaf) for leaf in jax.tree.leaves((z, r))}
     leaves, tree = jax.tree.flatten(merge(z, r))
     own = [index for index, leaf in enumerate(leaves) if id(leaf) not in handed]
@@ -231,8 +231,7 @@ def _step_vjp(
 
     d_outputs: those of the inexact leaves of (the carry after it, y).
     """
-    merge: Any = cell.merge
-    product: Any = cell.product
+    merge, product = cell.merge, cell.product
     _, pull = vjp(cell.gates, params, start, u)
     by_params, d_start, d_u = pull(d_outputs)
 
@@ -273,7 +272,8 @@ def _rules(cell: Cell, reverse: bool, keep: str, tree: Any) -> primitive.Rules:
         return jax.tree.unflatten(tree, leaves)
 
     def value(*leaves: Array) -> Leaves:
-        return jax.tree.leaves(_forward(cell, reverse, *trees(leaves), None)[:2])
+        params, carry, steps = trees(leaves)
+        return jax.tree.leaves(_forward(cell, reverse, params, carry, steps, None)[:2])
 
     def definition(*leaves: Array) -> Leaves:
         return jax.tree.leaves(plain(cell, *trees(leaves), reverse=reverse))
@@ -299,13 +299,13 @@ def _plan(cell: Cell, params: Params, carry: Carry, zs: Any) -> Plan:
     handed: list[int] = []
 
     def merged(params: Params, start: Carry, z: Any) -> Any:
-        u = cell.merge(z, cell.product(params, cell.operand(start, z)))  # pyright: ignore
+        u = cell.merge(z, cell.product(params, cell.operand(start, z)))
         places = {id(leaf): index for index, leaf in enumerate(jax.tree.leaves(z))}
         handed[:] = [places.get(id(leaf), -1) for leaf in jax.tree.leaves(u)]
         return u
 
     def backward(params: Params, start: Carry, z: Any, u: Any) -> Leaves:
-        outputs = jax.tree.leaves(cell.gates(params, start, u))  # pyright: ignore
+        outputs = jax.tree.leaves(cell.gates(params, start, u))
         d_outputs = zeros([leaf for leaf in outputs if inexact(leaf)])
         found = _step_vjp(cell, params, start, z, u, d_outputs)
         return [leaf for leaves in found for leaf in leaves if leaf is not None]

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab import cells, initialisers, parts
+from rnnlab.bptt import KEEP
 from rnnlab.types import Array, Cell, Model, UsageError
-from rnnlab.unroll import sqrt_chunk, unroll
+from rnnlab.unroll import PATHS, sqrt_chunk, unroll
 
 BLANK = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
 
@@ -37,6 +38,8 @@ def make(
     tied: bool = False,
     readout_init: str = "glorot_uniform",
     remat: bool = False,
+    path: str = "auto",
+    keep: str = "preactivations",
     compute_dtype: str | None = None,
     preset: str | None = None,
     cell_options: dict[str, Any] | None = None,
@@ -54,6 +57,7 @@ def make(
     tied: the readout's kernel is the embedding table (Press and Wolf 2017), so the readout must see
         `embedding_size` values.
     remat: keep every sqrt(T)-th carry alone for the backward pass; see `unroll`.
+    path, keep: how the cells run over time, as for `unroll`.
 
     Raises UsageError for values that do not fit together.
     """
@@ -72,6 +76,9 @@ def make(
             "model.compute_dtype must be 'bfloat16', 'float16', 'float32' or none at all, "
             f"got '{compute_dtype}'"
         )
+    for name, value, known in (("path", path, PATHS), ("keep", keep, KEEP)):
+        if value not in known:
+            raise UsageError(f"model.{name} must be one of {', '.join(known)}, got '{value}'")
     options = {"hidden": hidden, "compute_dtype": compute_dtype}
     for name in options.keys() & (cell_options or {}):
         raise UsageError(f"set model.{name}: it is no option of the cell alone")
@@ -147,7 +154,8 @@ def make(
             if key is None
             else list(jax.random.split(key, 2 * layers + 2))
         )
-        run = functools.partial(unroll, unit, lengths=lengths, mask=mask, reset=reset, chunk=chunk)
+        how = {"chunk": chunk, "path": path, "keep": keep}
+        run = functools.partial(unroll, unit, lengths=lengths, mask=mask, reset=reset, **how)
         x = enter(params, x, keys[-1])
         new_carry, outputs = [], []
         for index, layer in enumerate(params["layers"]):

@@ -100,9 +100,9 @@ class Inputs(NamedTuple):
 class Shares(NamedTuple):
     """What the gates receive: `u` of the contract."""
 
-    both: Array | None  # [B, *] the sum of the input's and the recurrent share, where that suffices
-    a: Array | None  # [B, *] the input's share of the other gates
-    r: Array | None  # [B, *] their recurrent share
+    both: Any  # [B, *] the sum of the input's and the recurrent share, where that suffices
+    a: Any  # [B, *] the input's share of the other gates
+    r: Any  # [B, *] their recurrent share
     keep: Array | None  # of Noise, at one t
     zone: Any
 
@@ -130,12 +130,13 @@ def matmul(compute_dtype: str | None) -> Callable[[Array, Array], Array]:
 
     def tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
         (x, w), (dx, dw) = primals, tangents
-        moved = [] if _still(dx) else [plain(dx, w)]
-        if not _still(dw):
-            turned = lax.optimization_barrier(x.T)
-            moved.append(plain(turned.T, dw))
         out = plain(x, w)
-        return out, sum(moved) if moved else jnp.zeros_like(out)
+        if _still(dw):
+            moved = plain(dx, w)
+        else:
+            moved = plain(lax.optimization_barrier(x.T).T, dw)
+            moved = moved if _still(dx) else moved + plain(dx, w)
+        return out, moved
 
     rows.defjvp(tangent, symbolic_zeros=True)
     return dot

@@ -80,8 +80,7 @@ def _tangents(*leaves: Any, rules: Rules, count: int, kept: Any) -> Leaves:
 
 
 def _shapes(function: Callable[..., Leaves], *leaves: Any, **how: Any) -> list[Any]:
-    found = jax.eval_shape(functools.partial(function, **how), *leaves)
-    return [jax.core.ShapedArray(leaf.shape, leaf.dtype) for leaf in found]
+    return list(jax.make_jaxpr(functools.partial(function, **how))(*leaves).out_avals)
 
 
 def _scan_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, rules: Rules) -> Any:

@@ -45,12 +45,12 @@ class Cell(NamedTuple):
     project: Callable[..., Any]
     # (params, carry, z at one t) -> (carry, y [B, H]): what is sequential, and nothing else
     step: Callable[..., tuple[Carry, Array]]
-    operand: Callable[..., Array] | None = None  # (carry, z) -> [B, H], what the product multiplies
+    operand: Any = None  # (carry, z) -> [B, H], what the product multiplies
     # (params, operand [..., H]) -> r: the recurrent matrix product, and a bias that is added to it
-    product: Callable[..., Any] | None = None
+    product: Any = None
     # (z, r) -> u: what `gates` needs of the two, linear in both; the less it is, the less is kept
-    merge: Callable[..., Any] | None = None
-    gates: Callable[..., tuple[Carry, Array]] | None = None  # (params, carry, u) -> (carry, y)
+    merge: Any = None
+    gates: Any = None  # (params, carry, u) -> (carry, y)
 
 
 class Model(NamedTuple):
