@@ -1,12 +1,8 @@
 """The benchmark: `python launch.py bench SUITE`. The suites, their flags and their tables."""
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +10,22 @@ from typing import Any, NamedTuple
 from rnnlab import machine
 from rnnlab.contenders import GATES, Case, flops
 from rnnlab.measure import (
+    REFERENCE,
     ROUNDS,
+    TOLERANCE,
     Report,
     agreeing,
+    first_step,
     interleaved,
     measured,
     peak,
     speed,
+    spread,
     summary,
     team,
 )
 from rnnlab.types import RnnlabError, UsageError
-from rnnlab.worker import CONTENDERS, ROOT, Worker
+from rnnlab.worker import CONTENDERS, Worker
 
 NEEDS = {"flax": "flax", "torch": "torch", "torch-compile": "torch"}  # library -> package
 MEMORY = {"stock": (False,), "retained": (True,), "both": (False, True)}
@@ -64,27 +64,28 @@ def step_suite(options: Options, report: Report) -> None:
                 for sizes in options.shapes:
                     case = Case(cell, *sizes, options.vocabulary)
                     fine = agreeing(crew, case, options.libraries)
-                    rounds, first = measured(crew, list(fine), options.seconds)
+                    rounds, first = measured(crew, fine, options.seconds)
                     for library in rounds:
-                        middle, low, high = summary(rounds[library])
-                        rate = flops(case) / middle
+                        rate = flops(case) / summary(rounds[library])[0]
                         rows.append(
                             {
                                 "cell": cell,
                                 "shape": case.shape,
                                 "library": library,
-                                "ms a step": middle * 1e3,
-                                "quartile 1": low * 1e3,
-                                "quartile 3": high * 1e3,
+                                **spread(rounds[library]),
                                 "x torch": speed(rounds, library, "torch"),
                                 "x flax": speed(rounds, library, "flax"),
                                 "GFLOP/s": rate / 1e9,
-                                "of peak": rate / best,
+                                "of peak": rate / best if best else None,
                                 "first step s": first[library],
                                 "difference": fine[library],
                             }
                         )
-        report.table(f"train step, memory {mode} (x: times as fast)", rows)
+        report.table(
+            f"train step, memory {mode} (x: times as fast; difference: the largest relative one "
+            f"from {REFERENCE} in logits, loss and gradients, refused above {TOLERANCE:.0e})",
+            rows,
+        )
 
 
 def scaling_suite(options: Options, report: Report) -> None:
@@ -92,7 +93,7 @@ def scaling_suite(options: Options, report: Report) -> None:
     layers, hidden, base = options.layers, options.hidden, options.batch[0]
     sweeps = {
         "T": [(base, steps) for steps in options.times()],
-        "B": [(batch, 256) for batch in options.batch],
+        "B": [(batch, 256) for batch in sorted(options.batch)],
     }
     with team(report, threads=options.threads, retain=True) as crew:
         for name, points in sweeps.items():
@@ -105,15 +106,13 @@ def scaling_suite(options: Options, report: Report) -> None:
                             continue
                         rounds, _ = measured(crew, [library], options.seconds)
                         if library in rounds:
-                            middle, low, high = summary(rounds[library])
+                            middle = summary(rounds[library])[0]
                             rows.append(
                                 {
                                     "cell": cell,
                                     "shape": case.shape,
                                     "library": library,
-                                    "ms a step": middle * 1e3,
-                                    "quartile 1": low * 1e3,
-                                    "quartile 3": high * 1e3,
+                                    **spread(rounds[library]),
                                     "us a time step": middle * 1e6 / steps,
                                     "us a token": middle * 1e6 / (steps * batch),
                                 }
@@ -129,12 +128,13 @@ def memory_suite(options: Options, report: Report) -> None:
             for remat in (False, True):
                 sizes = (options.layers, options.hidden, options.batch[0], steps)
                 case = Case(cell, *sizes, options.vocabulary, remat)
+                report.progress(f"{case.shape}, remat {remat}")
                 # A fresh process each: the peak of a process never falls.
                 with team(report, threads=options.threads, retain=True) as crew:
                     row = crew.attempt("rnnlab", lambda worker, case=case: footprint(worker, case))
                 if row:
                     rows.append(row)
-    report.table("peak memory of the train step", rows)
+    report.table("resident memory of the train step, a process each", rows)
 
 
 def footprint(worker: Worker, case: Case) -> dict[str, Any]:
@@ -145,15 +145,18 @@ def footprint(worker: Worker, case: Case) -> dict[str, Any]:
         "cell": case.cell,
         "shape": case.shape,
         "remat": "yes" if case.remat else "no",
+        "before the step, GiB": worker.ask("peak_bytes") / GIB,
         "XLA's buffer, GiB": needs / GIB,
-        "peak resident, GiB": f"not run: over {available / GIB:.1f} GiB",
+        "peak, GiB": f"not run: over {available / GIB:.1f} GiB",
         "ms a step": None,
     }
     if needs < 0.9 * available:
         worker.ask("times", steps=1)
         spent = worker.ask("times", steps=2)
-        peak_bytes = worker.ask("peak_bytes")
-        row |= {"peak resident, GiB": peak_bytes / GIB, "ms a step": min(spent) * 1e3}
+        row |= {
+            "peak, GiB": worker.ask("peak_bytes") / GIB,
+            "ms a step": min(spent) * 1e3,
+        }
     return row
 
 
@@ -198,6 +201,7 @@ def startup_suite(options: Options, report: Report) -> None:
         folder = Path(name)
         found = {"cold": [], "warm": []}
         for number in range(options.repeats):
+            report.progress(f"launch {number + 1} of {options.repeats}, cold and warm")
             cache = folder / f"cache{number}"
             for kind in found:  # the second finds what the first has compiled
                 found[kind].append(first_step(folder / f"{kind}{number}", cache, options.threads))
@@ -213,49 +217,6 @@ def startup_suite(options: Options, report: Report) -> None:
                 }
             )
     report.table("start-up of python launch.py train, experiments/default.py", rows)
-
-
-def first_step(folder: Path, cache: Path, threads: int) -> float:
-    """Seconds from the launch of a training run in a new `folder` to the row of its first step.
-
-    cache: the RNNLAB_CACHE of that process. Raises RnnlabError if the launch fails.
-    """
-    folder.mkdir()
-    text, rows, errors = folder / "text.txt", folder / "run" / "metrics.jsonl", folder / "errors"
-    text.write_text("the quick brown fox jumps over the lazy dog. " * 2000, encoding="utf-8")
-    changes = {
-        "data.path": text,
-        "train.steps": 1,
-        "train.log_every": 1,
-        "optim.warmup_steps": 0,
-        "eval.random_windows": 1,
-        "sample.length": 10,
-    }
-    command = [sys.executable, "launch.py", "train", "--config=experiments/default.py"]
-    command += [f"--config.{key}={value}" for key, value in changes.items()]
-    environment = os.environ | {"RNNLAB_CACHE": str(cache), "NPROC": str(threads)}
-    with errors.open("wb") as stderr:
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            [*command, f"--workdir={rows.parent}"],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-        )
-        try:
-            while not (rows.exists() and rows.stat().st_size) and process.poll() is None:
-                time.sleep(0.002)
-            spent = time.perf_counter() - began
-            process.wait()  # the next launch finds all that this one compiles
-        finally:
-            process.kill()
-            process.wait()
-    if process.returncode or not rows.exists():
-        said = errors.read_text(encoding="utf-8", errors="replace").strip().split("\n")
-        raise RnnlabError(f"the launched training run failed: {said[-1]}")
-    return spent
 
 
 # The flags

@@ -6,16 +6,20 @@ rounds, so that a machine that slows down slows all of them down; a ratio is tak
 
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rnnlab import machine
 from rnnlab.contenders import Case
-from rnnlab.worker import Worker, WorkerDied
+from rnnlab.types import RnnlabError
+from rnnlab.worker import ROOT, Worker, WorkerDied
 
 REFERENCE = "rnnlab-plain"
 TOLERANCE = 1e-3  # of the norm of a leaf of the gradient, of the logits, or of the loss
@@ -30,11 +34,19 @@ class Report:
     def __init__(self, target: str | None, facts: dict[str, Any]):
         self.target, self.failed = target, False
         self.content: dict[str, Any] = {**facts, "tables": [], "notes": []}
+        if target not in (None, "-"):
+            with open(target, "a", encoding="utf-8"):
+                pass  # a file that cannot be written is known now, not at the end
         self._print(machine.line(facts["machine"]) + "\n")
 
     def _print(self, text: str) -> None:
         # JSON on standard output leaves standard error to what a person reads meanwhile.
         print(text, file=sys.stderr if self.target == "-" else sys.stdout, flush=True)
+
+    def progress(self, text: str) -> None:
+        """What is going on, for a person who watches."""
+        if sys.stderr.isatty():
+            print(f"... {text}", file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:
         """One line beside the tables."""
@@ -124,11 +136,13 @@ def team(report: Report, *, threads: int, retain: bool) -> Iterator[Team]:
         made.close()
 
 
-def agreeing(crew: Team, case: Case, libraries: tuple[str, ...] | list[str]) -> dict[str, float]:
-    """Set up the case in all libraries and compare each with the reference at the same weights.
+def agreeing(crew: Team, case: Case, libraries: Iterable[str]) -> dict[str, float]:
+    """Set up the case in all libraries that have the cell, and compare each with the reference at
+    the same weights: logits, loss and every leaf of the gradient.
 
     Returns the largest relative difference of each that may be timed; see TOLERANCE.
     """
+    crew.report.progress(f"{case.cell} {case.shape}")
     if crew.attempt(REFERENCE, lambda worker: (worker.ask("reference", case=case),)) is None:
         crew.report.note(f"{case.cell} {case.shape}: no reference, so nothing is timed")
         return {}
@@ -136,6 +150,8 @@ def agreeing(crew: Team, case: Case, libraries: tuple[str, ...] | list[str]) -> 
     for library in libraries:
         if case.cell in LACKS.get(library, ()):
             continue
+        if REFERENCE not in crew.workers:
+            break  # it died, and so did what it knew
         weights = crew.ask(REFERENCE, "exported", library=library)
 
         def prepare(worker: Worker, weights: Any = weights) -> Any:
@@ -190,6 +206,12 @@ def summary(rounds: list[list[float]]) -> tuple[float, float, float]:
     return middle, low, high
 
 
+def spread(rounds: list[list[float]]) -> dict[str, float]:
+    """Columns of a table: `summary` in milliseconds."""
+    middle, low, high = summary(rounds)
+    return {"ms a step": middle * 1e3, "quartile 1": low * 1e3, "quartile 3": high * 1e3}
+
+
 def speed(rounds: Rounds, library: str, other: str) -> float | None:
     """How many times as fast as `other`: the median over rounds of the ratio within a round."""
     if library not in rounds or other not in rounds:
@@ -209,7 +231,7 @@ def plan(once: dict[str, float], seconds: float) -> tuple[dict[str, int], int]:
 
 
 def measured(
-    crew: Team, libraries: tuple[str, ...] | list[str], seconds: float
+    crew: Team, libraries: Iterable[str], seconds: float
 ) -> tuple[Rounds, dict[str, float]]:
     """(times of the train step, seconds of the first step, which compiles) of what is set up."""
     first, once = {}, {}
@@ -223,13 +245,57 @@ def measured(
     return interleaved(crew, work, "times", rounds), first
 
 
-def peak(crew: Team, libraries: tuple[str, ...] | list[str], seconds: float) -> float:
-    """The best float32 matrix product a second on this machine, by XLA and by PyTorch."""
+def peak(crew: Team, libraries: Iterable[str], seconds: float) -> float | None:
+    """The most floating-point operations a second of large float32 matrix products on this machine
+    now, the better of XLA and PyTorch; None if neither could say."""
     found = {"XLA": crew.ask(REFERENCE, "peak_flops", seconds=seconds)}
     if "torch" in libraries:
         found["PyTorch"] = crew.ask("torch", "peak_flops", seconds=seconds)
     known = {name: rate for name, rate in found.items() if rate}
     rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s by {name}" for name, rate in known.items())
     crew.report.content.setdefault("peak_flops", []).append(known)
-    crew.report.note(f"largest float32 matrix product: {rates}")
-    return max(known.values(), default=math.nan)
+    crew.report.note(f"large float32 matrix product: {rates}")
+    return max(known.values(), default=None)
+
+
+def first_step(folder: Path, cache: Path, threads: int) -> float:
+    """Seconds from the launch of a training run in a new `folder` to the row of its first step.
+
+    cache: the RNNLAB_CACHE of that process. Raises RnnlabError if the launch fails.
+    """
+    folder.mkdir()
+    text, rows, errors = folder / "text.txt", folder / "run" / "metrics.jsonl", folder / "errors"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 2000, encoding="utf-8")
+    changes = {
+        "data.path": text,
+        "train.steps": 1,
+        "train.log_every": 1,
+        "optim.warmup_steps": 0,
+        "eval.random_windows": 1,
+        "sample.length": 10,
+    }
+    command = [sys.executable, "launch.py", "train", "--config=experiments/default.py"]
+    command += [f"--config.{key}={value}" for key, value in changes.items()]
+    environment = os.environ | {"RNNLAB_CACHE": str(cache), "NPROC": str(threads)}
+    with errors.open("wb") as stderr:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, f"--workdir={rows.parent}"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+        try:
+            while not (rows.exists() and rows.stat().st_size) and process.poll() is None:
+                time.sleep(0.002)
+            spent = time.perf_counter() - began
+            process.wait()  # the next launch finds all that this one compiles
+        finally:
+            process.kill()
+            process.wait()
+    if process.returncode or not rows.exists():
+        said = errors.read_text(encoding="utf-8", errors="replace").strip().split("\n")
+        raise RnnlabError(f"the launched training run failed: {said[-1]}")
+    return spent

@@ -58,14 +58,9 @@ def tokens(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return text[:-1], text[1:]
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 class Contender:
-    """One library in its worker: a subclass says how it does the first five."""
+    """One library in its worker: a subclass says how it does the first five, or those it is
+    asked for."""
 
     def setup(self, *, case: Case, weights: Any) -> None:
         """Take a case, and `weights` as `Own.exported` gives them for this library."""
@@ -128,4 +123,5 @@ class Contender:
 
     def peak_bytes(self) -> int:
         """The most memory that this process has held at once."""
-        return peak_bytes()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

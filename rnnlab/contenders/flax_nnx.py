@@ -1,6 +1,5 @@
 """Flax in the benchmark: nnx.RNN of its own cells, trained as its documentation shows it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -90,13 +89,3 @@ class Flax(Contender):
             "grads": {"layers": layers, "readout": pure["readout"]},
         }
         return jax.tree.map(np.asarray, found)
-
-    def product(self, size: int) -> Callable[[], None]:
-        """See `Contender`."""
-        a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
-        dot = jax.jit(jnp.matmul)
-
-        def run() -> None:
-            jax.block_until_ready(dot(a, a))
-
-        return run
