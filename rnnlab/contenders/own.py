@@ -12,7 +12,12 @@ from rnnlab import interop, metrics, model, optim, sample, step
 from rnnlab.contenders import CLIP, LEARNING_RATE, TEMPERATURE, Case, Contender, tokens
 from rnnlab.types import Model, Params, Task
 
-BIAS = 0.1  # the biases are drawn from [-BIAS, BIAS]: zeros would hide a gate out of place
+# The biases are no zeros: a gate out of place would hide behind them.
+DRAWN = {
+    "kernel_x_init": "inverse_sqrt_hidden",
+    "kernel_h_init": "inverse_sqrt_hidden",
+    "bias_init": "uniform:0.1",
+}
 
 
 def build(case: Case, path: str, **cell_options: Any) -> Model:
@@ -84,10 +89,11 @@ class Own(Contender):
     def reference(self, *, case: Case) -> None:
         """Draw the weights of a case and compute what every contender must find at them.
 
+        They are drawn as PyTorch draws them, but for the biases.
         The cell has the second bias that PyTorch has, at zero, so that Flax and rnnlab, which have
         one, compute the same function, and PyTorch's gradient of it is compared too.
         """
-        net = build(case, "plain", hidden_bias=True, bias_init=f"uniform:{BIAS}")
+        net = build(case, "plain", **DRAWN, hidden_bias=True)
         params = net.init(jax.random.key(0))
         for layer in params["layers"]:
             layer["bias_h"] = jnp.zeros_like(layer["bias_h"])
@@ -135,7 +141,7 @@ class Own(Contender):
         """See `Contender`. Weights of None: drawn afresh, for a case that nothing is compared at."""
         self.case, self.net = case, build(case, self.path)
         if weights is None:
-            weights = jax.tree.map(np.asarray, self.net.init(jax.random.key(0)))
+            weights = build(case, "plain", **DRAWN).init(jax.random.key(0))
         self.given = jax.device_put(weights)
         self._start(task_of(case, self.net, weights))
 
