@@ -182,6 +182,16 @@ def test_contenders_agree_in_logits_loss_and_every_gradient(here, cell):
             assert "layers.0.bias_h" in reference.compare(library="torch", found=found)
 
 
+def test_plain_is_plain_and_rnnlab_is_not():
+    def program(path):
+        net = build(TINY, path)
+        loss = lambda params: net.apply(params, net.carry(3), tokens(TINY)[0])[1].sum()  # noqa: E731
+        return str(jax.make_jaxpr(loss)(net.init(jax.random.key(0))))
+
+    assert "custom_vjp" not in program("plain")
+    assert "custom_vjp" in program("auto")
+
+
 @pytest.fixture(scope="module")
 def answers():
     """What the workers of the reference, rnnlab and Flax answer, and the reference itself."""

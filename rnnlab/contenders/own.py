@@ -1,14 +1,16 @@
 """rnnlab in the benchmark: its own train step and sampling; and the reference of all contenders."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import interop, metrics, model, optim, sample, step
+from rnnlab import interop, metrics, model, optim, sample, step, unroll
 from rnnlab.contenders import CLIP, LEARNING_RATE, TEMPERATURE, Case, Contender, tokens
 from rnnlab.types import Model, Params, Task
 
@@ -22,10 +24,8 @@ DRAWN = {
 
 def build(case: Case, path: str, **cell_options: Any) -> Model:
     """The model of a case. path: "auto" (the fast backward pass where there is one) or "plain"."""
-    # SHIM: delete these two lines when model.make takes `path`, and pass path=path below.
-    known = inspect.signature(model.make).parameters
-    chosen: dict[str, Any] = {"path": path} if "path" in known else {}
-    return model.make(
+    return _make(
+        path,
         input_size=case.vocabulary,
         output_size=case.vocabulary,
         cell=case.cell,
@@ -33,8 +33,20 @@ def build(case: Case, path: str, **cell_options: Any) -> Model:
         layers=case.layers,
         remat=case.remat,
         cell_options=cell_options,
-        **chosen,
     )
+
+
+# SHIM, to be deleted when `model.make` takes `path`: `build` then calls model.make(path=path, ...).
+def _make(path: str, **options: Any) -> Model:
+    if "path" in inspect.signature(model.make).parameters:
+        return model.make(**options | {"path": path})
+    net, chosen = model.make(**options), functools.partial(unroll.unroll, path=path)
+
+    def apply(*arguments: Any, **named: Any) -> Any:
+        with mock.patch.object(model, "unroll", chosen):
+            return net.apply(*arguments, **named)
+
+    return net._replace(apply=apply)
 
 
 def task_of(case: Case, net: Model, weights: Params) -> Task:
