@@ -19,7 +19,7 @@ from typing import Any
 from rnnlab import host  # `rnnlab.types` would import JAX
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 5.0  # seconds a worker is given to end by itself
+PATIENCE = 2.0  # seconds a worker is given to end by itself
 # library -> (module, class) of rnnlab.contenders, and what its constructor gets
 CONTENDERS = {
     "rnnlab": ("own", "Own", {"path": "auto"}),

@@ -39,7 +39,8 @@ def build(case: Case, path: str, **cell_options: Any) -> Model:
 # SHIM, to be deleted when `model.make` takes `path`: `build` then calls model.make(path=path, ...).
 def _make(path: str, **options: Any) -> Model:
     if "path" in inspect.signature(model.make).parameters:
-        return model.make(**options | {"path": path})
+        options["path"] = path
+        return model.make(**options)
     net, chosen = model.make(**options), functools.partial(unroll.unroll, path=path)
 
     def apply(*arguments: Any, **named: Any) -> Any:
