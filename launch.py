@@ -13,11 +13,39 @@ examples:
                             --config.optim.clip_norm=5.0
   python launch.py evaluate --workdir=runs/mine
   python launch.py sample   --workdir=runs/mine --prime="def " --length=500 --temperature=0.8
+  python launch.py bench    step --cells=lstm --shapes=2x128xB50xT50
 
 exit codes:
   0 done   2 bad flag, config or data   3 diverged   4 bad checkpoint   5 disk   6 run folder in use
   130, 143 interrupted, the state saved
 """
+
+
+BENCH_FLAGS = (
+    ("cells", str, "NAMES", "of lstm,gru,rnn,ugrnn"),
+    ("shapes", str, "LIST", "layers x units x batch x time, e.g. 3x512xB64xT128,2x128xB50xT50"),
+    ("libraries", str, "NAMES", "of rnnlab,rnnlab-plain,flax,torch,torch-compile"),
+    ("seconds", float, "S", "to spend on each library and shape"),
+    (
+        "memory",
+        str,
+        "MODE",
+        "stock (each library as it comes), retained (all keep freed memory), both",
+    ),
+    ("threads", int, "N", "of every library (default: the usable cores)"),
+    ("vocabulary", int, "V", "characters (default: 65)"),
+    ("layers", int, "L", "scaling, memory, generation: cells in the stack"),
+    ("hidden", int, "H", "scaling, memory, generation: units a layer"),
+    (
+        "batch",
+        str,
+        "LIST",
+        "scaling, memory, generation: batch sizes; the first is that of the T's",
+    ),
+    ("max_time", int, "T", "scaling, memory: the longest window (default: 16384)"),
+    ("length", int, "N", "generation: characters of a text"),
+    ("repeats", int, "N", "startup: launches of each kind"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="launch.py",
-        description="Train, evaluate and sample recurrent neural networks.",
+        description="Train, evaluate, sample and time recurrent neural networks.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -125,6 +153,28 @@ def parser() -> argparse.ArgumentParser:
         metavar="WIDTH",
         help="beam search for the most probable text instead of drawing one (default: 0, off)",
     )
+
+    bench = verb(
+        "bench",
+        "time rnnlab beside PyTorch and Flax, on the CPU",
+        "What is timed computes the same as rnnlab's plain scan: that is checked first. Suites: "
+        "step (the whole train step), scaling (with T and B), memory (peak by T, with and without "
+        "rematerialisation), generation (characters a second), startup (seconds to the first "
+        "step). A flag that is not given takes the suite's own default.",
+    )
+    bench.add_argument(
+        "suite", nargs="?", metavar="SUITE", help="step, scaling, memory, generation or startup"
+    )
+    bench.add_argument("--suite", dest="named", metavar="SUITE", help="the same (default: step)")
+    for name, kind, metavar, summary in BENCH_FLAGS:
+        bench.add_argument(f"--{name}", type=kind, metavar=metavar, help=summary)
+    bench.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="print one JSON object instead of the tables; with =FILE, write it there beside them",
+    )
     return top
 
 
@@ -198,6 +248,19 @@ def run_sample(flags: argparse.Namespace) -> None:
     )
 
 
+def run_bench(flags: argparse.Namespace) -> None:
+    from rnnlab import bench
+    from rnnlab.types import UsageError
+
+    if flags.suite and flags.named and flags.suite != flags.named:
+        raise UsageError(f"two suites: {flags.suite} and --suite={flags.named}")
+    if flags.json in bench.SUITES:
+        raise UsageError(f"--json takes '{flags.json}' for a file: put --json last, or --json=FILE")
+    given = {name: getattr(flags, name) for name, *_ in BENCH_FLAGS}
+    given = {name: value for name, value in given.items() if value is not None}
+    bench.run(flags.suite or flags.named or "step", given, flags.json)
+
+
 def main(arguments: list[str]) -> int:
     changes, rest = overrides(arguments)
     top = parser()
@@ -218,7 +281,8 @@ def main(arguments: list[str]) -> int:
         if flags.verb == "train":
             run_train(flags, changes)
         else:
-            {"evaluate": run_evaluate, "sample": run_sample}[flags.verb](flags)
+            verbs = {"evaluate": run_evaluate, "sample": run_sample, "bench": run_bench}
+            verbs[flags.verb](flags)
     except RnnlabError as error:
         print(f"rnnlab: {error}", file=sys.stderr)
         return error.exit_code

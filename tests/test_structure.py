@@ -21,6 +21,10 @@ LAYERS = (
     ("model", "sample", "interop"),
     ("tasks", "step"),
     ("train",),
+    ("contenders", "machine"),
+    ("worker",),
+    ("measure",),
+    ("bench",),
     ("launch",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

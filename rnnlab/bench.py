@@ -1,0 +1,376 @@
+"""The benchmark: `python launch.py bench SUITE`. The suites, their flags and their tables."""
+
+import importlib.util
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rnnlab import machine
+from rnnlab.contenders import GATES, Case, flops
+from rnnlab.measure import (
+    REFERENCE,
+    ROUNDS,
+    TOLERANCE,
+    Report,
+    agreeing,
+    first_step,
+    interleaved,
+    measured,
+    peak,
+    speed,
+    spread,
+    summary,
+    team,
+)
+from rnnlab.types import RnnlabError, UsageError
+from rnnlab.worker import CONTENDERS, Worker
+
+NEEDS = {"flax": "flax", "torch": "torch", "torch-compile": "torch"}  # library -> package
+MEMORY = {"stock": (False,), "retained": (True,), "both": (False, True)}
+GIB = 1 << 30
+
+
+class Options(NamedTuple):
+    """The flags, checked. A suite uses some of them: those in its entry of SUITES."""
+
+    threads: int
+    vocabulary: int = 65
+    cells: tuple[str, ...] = ("lstm",)
+    shapes: tuple[tuple[int, int, int, int], ...] = ()  # L, H, B, T
+    libraries: tuple[str, ...] = ("rnnlab",)
+    seconds: float = 5.0
+    memory: str = "stock"
+    layers: int = 1
+    hidden: int = 64
+    batch: tuple[int, ...] = (16,)
+    max_time: int = 16384
+    length: int = 512
+    repeats: int = 3
+
+    def times(self) -> list[int]:
+        """64, 256, 1024 ... up to max_time."""
+        return [64 * 4**k for k in range(16) if 64 * 4**k <= self.max_time] or [self.max_time]
+
+
+def step_suite(options: Options, report: Report) -> None:
+    """The whole train step, in all libraries."""
+    for retain in MEMORY[options.memory]:
+        mode = "retained" if retain else "stock"
+        with team(report, threads=options.threads, retain=retain) as crew:
+            best, rows = peak(crew, options.libraries, min(options.seconds, 4.0)), []
+            for cell in options.cells:
+                for sizes in options.shapes:
+                    case = Case(cell, *sizes, options.vocabulary)
+                    fine = agreeing(crew, case, options.libraries)
+                    rounds, first = measured(crew, fine, options.seconds)
+                    for library in rounds:
+                        rate = flops(case) / summary(rounds[library])[0]
+                        rows.append(
+                            {
+                                "cell": cell,
+                                "shape": case.shape,
+                                "library": library,
+                                **spread(rounds[library]),
+                                "x torch": speed(rounds, library, "torch"),
+                                "x flax": speed(rounds, library, "flax"),
+                                "GFLOP/s": rate / 1e9,
+                                "of peak": rate / best if best else None,
+                                "first step s": first[library],
+                                "difference": fine[library],
+                            }
+                        )
+        report.table(
+            f"train step, memory {mode} (x: times as fast; difference: the largest relative one "
+            f"from {REFERENCE} in logits, loss and gradients, refused above {TOLERANCE:.0e})",
+            rows,
+        )
+
+
+def scaling_suite(options: Options, report: Report) -> None:
+    """The train step against T and against B."""
+    layers, hidden, base = options.layers, options.hidden, options.batch[0]
+    sweeps = {
+        "T": [(base, steps) for steps in options.times()],
+        "B": [(batch, 256) for batch in sorted(options.batch)],
+    }
+    with team(report, threads=options.threads, retain=True) as crew:
+        for name, points in sweeps.items():
+            rows = []
+            for cell in options.cells:
+                for library in options.libraries:
+                    for batch, steps in points:
+                        case = Case(cell, layers, hidden, batch, steps, options.vocabulary)
+                        if library not in agreeing(crew, case, [library]):
+                            continue
+                        rounds, _ = measured(crew, [library], options.seconds)
+                        if library in rounds:
+                            middle = summary(rounds[library])[0]
+                            rows.append(
+                                {
+                                    "cell": cell,
+                                    "shape": case.shape,
+                                    "library": library,
+                                    **spread(rounds[library]),
+                                    "us a time step": middle * 1e6 / steps,
+                                    "us a token": middle * 1e6 / (steps * batch),
+                                }
+                            )
+            report.table(f"scaling of the train step with {name}", rows)
+
+
+def memory_suite(options: Options, report: Report) -> None:
+    """Peak memory of the train step against T, without and with rematerialisation."""
+    rows = []
+    for cell in options.cells:
+        for steps in options.times():
+            for remat in (False, True):
+                sizes = (options.layers, options.hidden, options.batch[0], steps)
+                case = Case(cell, *sizes, options.vocabulary, remat)
+                report.progress(f"{case.shape}, remat {remat}")
+                # A fresh process each: the peak of a process never falls.
+                with team(report, threads=options.threads, retain=True) as crew:
+                    row = crew.attempt("rnnlab", lambda worker, case=case: footprint(worker, case))
+                if row:
+                    rows.append(row)
+    report.table("resident memory of the train step, a process each", rows)
+
+
+def footprint(worker: Worker, case: Case) -> dict[str, Any]:
+    """A row of the memory suite. What would not fit is not run; the row says so."""
+    worker.ask("setup", case=case, weights=None)
+    needs, available = worker.ask("needs"), machine.available_memory()
+    row = {
+        "cell": case.cell,
+        "shape": case.shape,
+        "remat": "yes" if case.remat else "no",
+        "before the step, GiB": worker.ask("peak_bytes") / GIB,
+        "XLA's buffer, GiB": needs / GIB,
+        "peak, GiB": f"not run: over {available / GIB:.1f} GiB",
+        "ms a step": None,
+    }
+    if needs < 0.9 * available:
+        worker.ask("times", steps=1)
+        spent = worker.ask("times", steps=2)
+        row |= {
+            "peak, GiB": worker.ask("peak_bytes") / GIB,
+            "ms a step": min(spent) * 1e3,
+        }
+    return row
+
+
+def generation_suite(options: Options, report: Report) -> None:
+    """Characters a second, drawn from the same weights."""
+    for retain in MEMORY[options.memory]:
+        mode, rows = "retained" if retain else "stock", []
+        with team(report, threads=options.threads, retain=retain) as crew:
+            for cell in options.cells:
+                for batch in options.batch:
+                    sizes = (options.layers, options.hidden, batch, 32, options.vocabulary)
+                    fine = agreeing(crew, Case(cell, *sizes), options.libraries)
+                    ask = {"length": options.length, "count": batch}
+                    first = {name: crew.ask(name, "writing", **ask) for name in fine}
+                    once = {name: crew.ask(name, "writing", **ask) for name in fine if first[name]}
+                    work = {name: ask for name, spent in once.items() if spent}
+                    longest = max([spent[0] for spent in once.values() if spent], default=1.0)
+                    count = max(ROUNDS, round(options.seconds / longest))
+                    rounds = interleaved(crew, work, "writing", count)
+                    for library in rounds:
+                        middle, low, high = summary(rounds[library])
+                        written = options.length * batch
+                        rows.append(
+                            {
+                                "cell": f"{options.layers} x {options.hidden} {cell}",
+                                "batch": batch,
+                                "library": library,
+                                "characters/s": written / middle,
+                                "quartile 1": written / high,
+                                "quartile 3": written / low,
+                                "x torch": speed(rounds, library, "torch"),
+                                "first text s": first[library][0],
+                            }
+                        )
+        report.table(f"generation, memory {mode} (x: times as fast)", rows)
+
+
+def startup_suite(options: Options, report: Report) -> None:
+    """Seconds from the command to the first train step done."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as name:
+        folder = Path(name)
+        found = {"cold": [], "warm": []}
+        for number in range(options.repeats):
+            report.progress(f"launch {number + 1} of {options.repeats}, cold and warm")
+            cache = folder / f"cache{number}"
+            for kind in found:  # the second finds what the first has compiled
+                found[kind].append(first_step(folder / f"{kind}{number}", cache, options.threads))
+        for kind, times in found.items():
+            middle, low, high = summary([times])
+            rows.append(
+                {
+                    "compilation cache": kind,
+                    "seconds to the first step": middle,
+                    "quartile 1": low,
+                    "quartile 3": high,
+                    "launches": len(times),
+                }
+            )
+    report.table("start-up of python launch.py train, experiments/default.py", rows)
+
+
+# The flags
+
+
+class Suite(NamedTuple):
+    """A suite and the flags it takes, with their defaults."""
+
+    run: Callable[[Options, Report], None]
+    defaults: dict[str, Any]
+
+
+ALL = "rnnlab,rnnlab-plain,flax,torch"
+SUITES = {
+    "step": Suite(
+        step_suite,
+        {
+            "cells": "lstm,gru,rnn,ugrnn",
+            "shapes": "3x512xB64xT128,2x128xB50xT50,1x64xB16xT200",
+            "libraries": ALL,
+            "seconds": 5.0,
+            "memory": "stock",
+            "vocabulary": 65,
+        },
+    ),
+    "scaling": Suite(
+        scaling_suite,
+        {
+            "cells": "lstm",
+            "libraries": "rnnlab",
+            "seconds": 2.0,
+            "layers": 1,
+            "hidden": 64,
+            "batch": "16,1,4,64,256",
+            "max_time": 16384,
+            "vocabulary": 65,
+        },
+    ),
+    "memory": Suite(
+        memory_suite,
+        {
+            "cells": "lstm",
+            "layers": 1,
+            "hidden": 512,
+            "batch": "16",
+            "max_time": 16384,
+            "vocabulary": 65,
+        },
+    ),
+    "generation": Suite(
+        generation_suite,
+        {
+            "cells": "lstm",
+            "libraries": "rnnlab,torch,torch-compile",
+            "seconds": 5.0,
+            "memory": "stock",
+            "layers": 2,
+            "hidden": 256,
+            "batch": "1,64",
+            "length": 512,
+            "vocabulary": 65,
+        },
+    ),
+    "startup": Suite(startup_suite, {"repeats": 3}),
+}
+
+
+def names(flag: str, text: str, known: Any) -> tuple[str, ...]:
+    """The names in a comma-separated list, without repeats. Raises UsageError for an unknown one."""
+    found = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    for name in found or ("",):
+        if name not in known:
+            raise UsageError(f"--{flag}: no '{name}', there are {', '.join(known)}")
+    return found
+
+
+def numbers(flag: str, text: str) -> tuple[int, ...]:
+    """The positive integers in a comma-separated list. Raises UsageError for anything else."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise UsageError(f"--{flag} takes positive integers, such as 1,64; got '{text}'")
+    return tuple(int(word) for word in words)
+
+
+def shapes(text: str) -> tuple[tuple[int, int, int, int], ...]:
+    """(L, H, B, T) of each of "3x512xB64xT128,...". Raises UsageError for anything else."""
+    found = []
+    for word in text.split(","):
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)xB([1-9]\d*)xT([1-9]\d*)", word.strip())
+        if match is None:
+            raise UsageError(
+                f"--shapes takes LxHxBbatchxTtime, such as 2x128xB50xT50; got '{word}'"
+            )
+        layers, hidden, batch, steps = map(int, match.groups())
+        found.append((layers, hidden, batch, steps))
+    return tuple(found)
+
+
+def options_of(suite: str, given: dict[str, Any]) -> Options:
+    """The flags of a suite: its defaults, and what was given.
+
+    Raises UsageError for an unknown suite, a flag that the suite does not take, or a bad value.
+    """
+    if suite not in SUITES:
+        raise UsageError(f"there is no suite '{suite}': there are {', '.join(SUITES)}")
+    defaults, given = SUITES[suite].defaults, dict(given)
+    threads = given.pop("threads", None)
+    for name in given.keys() - defaults.keys():
+        known = ", ".join(f"--{flag}" for flag in (*defaults, "threads", "json"))
+        raise UsageError(f"bench {suite} takes no --{name}: it takes {known}")
+    values = defaults | given
+    for name, value in values.items():
+        if name in ("cells", "libraries"):
+            values[name] = names(name, value, GATES if name == "cells" else CONTENDERS)
+        elif name == "batch":
+            values[name] = numbers(name, value)
+        elif name == "shapes":
+            values[name] = shapes(value)
+        elif name == "memory" and value not in MEMORY:
+            raise UsageError(f"--memory must be one of {', '.join(MEMORY)}, got '{value}'")
+        elif isinstance(value, int | float) and not 0 < value < 1e9:
+            raise UsageError(f"--{name} must be greater than 0, got {value}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {threads}")
+    return Options(threads=threads or machine.cores(), **values)
+
+
+def run(suite: str, given: dict[str, Any], target: str | None) -> None:
+    """Run a suite and report it.
+
+    given: the flags that were given, by name. target: None for tables on standard output, "-" for
+        JSON there instead, or the file that gets the JSON beside the tables.
+
+    Raises UsageError for bad flags, and RnnlabError at the end if rnnlab itself failed.
+    """
+    options = options_of(suite, given)
+    missing = [name for name in options.libraries if not installed(name)]
+    report = Report(
+        target,
+        {
+            "suite": suite,
+            "machine": machine.facts(threads=options.threads, memory=options.memory),
+            "options": options._asdict(),
+        },
+    )
+    for name in missing:
+        report.note(f"{name}: left out, {NEEDS[name]} is not installed (the extra `bench` has it)")
+    kept = tuple(name for name in options.libraries if name not in missing)
+    SUITES[suite].run(options._replace(libraries=kept), report)
+    report.finish()
+    if report.failed:
+        raise RnnlabError("rnnlab itself failed: see the lines above")
+
+
+def installed(library: str) -> bool:
+    """Whether the package that a library needs can be imported."""
+    return library not in NEEDS or importlib.util.find_spec(NEEDS[library]) is not None

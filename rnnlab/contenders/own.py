@@ -1,0 +1,247 @@
+"""rnnlab in the benchmark: its own train step and sampling; and the reference of all contenders."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab import interop, metrics, model, optim, sample, step, unroll
+from rnnlab.contenders import CLIP, LEARNING_RATE, TEMPERATURE, Case, Contender, tokens
+from rnnlab.types import Model, Params, Task
+
+# The biases are no zeros: a gate out of place would hide behind them.
+DRAWN = {
+    "kernel_x_init": "inverse_sqrt_hidden",
+    "kernel_h_init": "inverse_sqrt_hidden",
+    "bias_init": "uniform:0.1",
+}
+
+
+def build(case: Case, path: str, **cell_options: Any) -> Model:
+    """The model of a case. path: "auto" (the fast backward pass where there is one) or "plain"."""
+    return _make(
+        path,
+        input_size=case.vocabulary,
+        output_size=case.vocabulary,
+        cell=case.cell,
+        hidden=case.hidden,
+        layers=case.layers,
+        remat=case.remat,
+        cell_options=cell_options,
+    )
+
+
+# SHIM, to be deleted when `model.make` takes `path`: `build` then calls model.make(path=path, ...).
+def _make(path: str, **options: Any) -> Model:
+    if "path" in inspect.signature(model.make).parameters:
+        options["path"] = path
+        return model.make(**options)
+    net, chosen = model.make(**options), functools.partial(unroll.unroll, path=path)
+
+    def apply(*arguments: Any, **named: Any) -> Any:
+        with mock.patch.object(model, "unroll", chosen):
+            return net.apply(*arguments, **named)
+
+    return net._replace(apply=apply)
+
+
+def task_of(case: Case, net: Model, weights: Params) -> Task:
+    """The task: one batch again and again, from a zero state each time, from these weights."""
+    inputs, targets = tokens(case)
+
+    def loss(params: Params, carry: Any, batch: Any, key: Any) -> tuple[Any, Any]:
+        _, logits = net.apply(params, net.carry(case.batch), batch["inputs"], key=key)
+        return carry, metrics.sums(("loss",), logits, batch["targets"])
+
+    return Task(
+        init=lambda key: jax.tree.map(jnp.array, weights),
+        carry=lambda: (),
+        batch=lambda number: {"inputs": inputs, "targets": targets},
+        loss=loss,
+        evaluate=lambda params: {},
+        finish=lambda params: {},
+        show=lambda params, number: "",
+        layers=net.layers,
+        keep=lambda folder: None,
+        facts=dict,
+        fingerprint={},
+        unit="char",
+    )
+
+
+def leaves(tree: Any) -> dict[str, np.ndarray]:
+    """A nested dict or list as {"layers.0.kernel_h": array}."""
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): np.asarray(a) for p, a in found}
+
+
+def difference(found: Any, wanted: Any) -> float:
+    """|found - wanted| / |wanted|, in float64; inf for another shape."""
+    a, b = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    if a.shape != b.shape:
+        return float("inf")
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
+
+
+class Own(Contender):
+    """rnnlab. With the path "plain" it is the plain scan differentiated by JAX, against which all
+    others are compared: `reference`, `exported` and `compare` are asked of that worker."""
+
+    def __init__(self, *, threads: int, path: str):
+        del threads  # NPROC has told XLA
+        jax.config.update("jax_default_matmul_precision", "highest")
+        self.path = path
+
+    # The reference
+
+    def reference(self, *, case: Case) -> None:
+        """Draw the weights of a case and compute what every contender must find at them.
+
+        They are drawn as PyTorch draws them, but for the biases.
+        The cell has the second bias that PyTorch has, at zero, so that Flax and rnnlab, which have
+        one, compute the same function, and PyTorch's gradient of it is compared too.
+        """
+        net = build(case, "plain", **DRAWN, hidden_bias=True)
+        params = net.init(jax.random.key(0))
+        for layer in params["layers"]:
+            layer["bias_h"] = jnp.zeros_like(layer["bias_h"])
+        self.case = case
+        self.weights = jax.tree.map(np.asarray, params)
+        self.wanted = evaluate(case, net, self.weights)
+
+    def exported(self, *, library: str) -> Any:
+        """The weights of the reference, as `setup` of that library takes them."""
+        cell, readout = self.case.cell, self.weights["readout"]
+        if library.startswith("torch"):
+            layers = interop.to_torch(self.weights["layers"], cell=cell)
+            return {"layers": layers, "readout": readout}
+        layers = [
+            {name: leaf for name, leaf in layer.items() if name != "bias_h"}
+            for layer in self.weights["layers"]
+        ]
+        if library == "flax":
+            layers = [interop.to_flax(layer, cell=cell, optimized=True) for layer in layers]
+            layers = jax.tree.map(np.asarray, layers)
+        return {"layers": layers, "readout": readout}
+
+    def compare(self, *, library: str, found: dict[str, Any]) -> dict[str, float]:
+        """What `check` of that library found against the reference: name -> `difference`.
+
+        The names are "logits", "loss" and those of the gradient's leaves. A leaf that the library
+        should have and lacks counts as inf.
+        """
+        grads, cell = found["grads"], self.case.cell
+        layers, second = grads["layers"], library.startswith("torch")
+        if second:
+            layers = interop.from_torch(layers, cell=cell)
+        elif library == "flax":
+            layers = [interop.from_flax(layer, cell=cell) for layer in layers]
+        given = leaves({"layers": layers, "readout": grads["readout"]})
+        errors = {name: difference(found[name], self.wanted[name]) for name in ("logits", "loss")}
+        for name, leaf in leaves(self.wanted["grads"]).items():
+            if second or not name.endswith("bias_h"):
+                errors[name] = difference(given.get(name, np.nan), leaf)
+        return errors
+
+    # The contender
+
+    def setup(self, *, case: Case, weights: Any) -> None:
+        """See `Contender`. Weights of None: drawn afresh, for a case that nothing is compared at."""
+        self.case, self.net = case, build(case, self.path)
+        if weights is None:
+            weights = build(case, "plain", **DRAWN).init(jax.random.key(0))
+        self.given = jax.device_put(weights)
+        self._start(task_of(case, self.net, weights))
+
+    def _start(self, task: Task) -> None:
+        optimiser = optim.make(
+            name="adam",
+            clip="global_norm",
+            clip_norm=CLIP,
+            momentum=0.0,
+            beta1=0.9,
+            beta2=0.999,
+            epsilon=1e-8,
+            rms_decay=0.0,
+            weight_decay=0.0,
+            schedule=constant(LEARNING_RATE),
+        )
+        # PLUG: data parallelism over host devices builds its own train step, state and batch here,
+        # where self.path is not "plain".
+        self.train_step: Any = step.make(
+            task, optimiser, average_decay=0.0, reduction="mean", log_every=50
+        )
+        self.state = step.start(task, optimiser, seed=0, average=False)
+        self.batch = jax.device_put(task.batch(0))
+
+    def step(self) -> None:
+        """One train step; the state is waited for."""
+        self.state, _ = self.train_step(self.state, self.batch)
+        jax.block_until_ready(self.state)
+
+    def check(self) -> dict[str, Any]:
+        """See `Contender`."""
+        return evaluate(self.case, self.net, self.given)
+
+    def needs(self) -> int:
+        """Bytes that XLA plans for one step beside what the process holds by now; it compiles."""
+        self.train_step = self.train_step.lower(self.state, self.batch).compile()
+        return self.train_step.memory_analysis().temp_size_in_bytes
+
+    def product(self, size: int) -> Callable[[], None]:
+        """See `Contender`."""
+        a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
+        dot = jax.jit(jnp.matmul)
+
+        def run() -> None:
+            jax.block_until_ready(dot(a, a))
+
+        return run
+
+    def text(self, *, length: int, count: int) -> np.ndarray:
+        """See `Contender`: the pieces of `sample.generate`, as a user gets them."""
+        pieces = sample.generate(
+            self.net,
+            self.given,
+            np.zeros(1, np.int32),
+            length=length,
+            count=count,
+            temperature=TEMPERATURE,
+        )
+        return np.concatenate(list(pieces))
+
+
+def constant(rate: float) -> Callable[[Any], Any]:
+    """A constant schedule, as `optim.schedule` makes it."""
+    return optim.schedule(
+        kind="constant",
+        learning_rate=rate,
+        steps=1,
+        warmup_steps=0,
+        final_fraction=0.0,
+        decay_every=1,
+        decay_factor=1.0,
+    )
+
+
+def evaluate(case: Case, net: Model, weights: Params) -> dict[str, Any]:
+    """logits, loss and gradients, by JAX's own differentiation of the task's loss."""
+    task = task_of(case, net, weights)
+
+    @jax.jit
+    def run(params: Params, batch: Any) -> tuple[Any, Any]:
+        def mean(params: Params) -> Any:
+            total, count = task.loss(params, (), batch, None)[1]["loss"]
+            return total / count
+
+        _, logits = net.apply(params, net.carry(case.batch), batch["inputs"])
+        return logits, jax.value_and_grad(mean)(params)
+
+    logits, (loss, grads) = run(weights, task.batch(0))
+    found = {"logits": logits, "loss": loss, "grads": grads}
+    return jax.tree.map(np.asarray, found)

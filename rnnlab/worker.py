@@ -1,0 +1,115 @@
+"""A worker of the benchmark: a process of its own for each library, and both ends of its pipe.
+
+Thread pools and allocators of one library so never disturb another. A worker answers one request at
+a time and is blocked on its pipe until the next one comes: it takes no processor time from the one
+that is being timed. Nothing here imports JAX or PyTorch: a worker first sets up its process.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rnnlab import host  # `rnnlab.types` would import JAX
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 2.0  # seconds a worker is given to end by itself
+# library -> (module, class) of rnnlab.contenders, and what its constructor gets
+CONTENDERS = {
+    "rnnlab": ("own", "Own", {"path": "auto"}),
+    "rnnlab-plain": ("own", "Own", {"path": "plain"}),
+    "flax": ("flax_nnx", "Flax", {}),
+    "torch": ("torch_nn", "Torch", {"compiled": False}),
+    "torch-compile": ("torch_nn", "Torch", {"compiled": True}),
+}
+
+
+class WorkerDied(Exception):
+    """A worker ended before it answered; the message is the last line of its standard error."""
+
+
+class Worker:
+    """The asking end: starts the process, asks it, ends it.
+
+    library: a key of CONTENDERS. threads: of every pool that the library has.
+    retain: whether the process keeps the memory it frees; see `host.retain_memory`.
+    """
+
+    def __init__(self, library: str, *, threads: int, retain: bool):
+        pools = ("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.library = library
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in `close`
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rnnlab.worker", library, json.dumps([threads, retain])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=os.environ
+            | dict.fromkeys(pools, str(threads))
+            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+        )
+
+    def ask(self, request: str, /, **arguments: Any) -> Any:
+        """The contender's answer to the method `request`. Raises WorkerDied if there is none."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            pickle.dump((request, arguments), self.process.stdin)
+            self.process.stdin.flush()
+            return pickle.load(self.process.stdout)
+        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+            self.close()
+            raise WorkerDied(self.last_words) from None
+
+    def close(self) -> None:
+        """End the process; at once if it is idle, by force if it is busy. May be called twice."""
+        if self.errors.closed:
+            return
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # it has gone already
+                pipe.close()
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        self.last_words = f"{said[-1] if said else 'it said nothing'} (exit code {code})"
+        self.errors.close()
+
+
+def main(arguments: list[str]) -> None:
+    """The answering end. arguments: the library, and [threads, retain] as JSON."""
+    library, (threads, retain) = arguments[0], json.loads(arguments[1])
+    if retain:
+        host.retain_memory()  # before anything is imported that allocates
+    # PLUG: what else `launch.py` sets for its own process before JAX starts belongs here, for
+    # "rnnlab" alone.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    requests = sys.stdin.buffer
+    module, name, options = CONTENDERS[library]
+    made = getattr(importlib.import_module(f"rnnlab.contenders.{module}"), name)
+    contender = made(threads=threads, **options)
+    while True:
+        try:
+            request, values = pickle.load(requests)
+        except EOFError:
+            return
+        pickle.dump(getattr(contender, request)(**values), replies)
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
