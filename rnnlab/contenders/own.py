@@ -1,16 +1,13 @@
 """rnnlab in the benchmark: its own train step and sampling; and the reference of all contenders."""
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import interop, metrics, model, optim, sample, step, unroll
+from rnnlab import interop, metrics, model, optim, sample, step
 from rnnlab.contenders import CLIP, LEARNING_RATE, TEMPERATURE, Case, Contender, tokens
 from rnnlab.types import Model, Params, Task
 
@@ -24,8 +21,8 @@ DRAWN = {
 
 def build(case: Case, path: str, **cell_options: Any) -> Model:
     """The model of a case. path: "auto" (the fast backward pass where there is one) or "plain"."""
-    return _make(
-        path,
+    return model.make(
+        path=path,
         input_size=case.vocabulary,
         output_size=case.vocabulary,
         cell=case.cell,
@@ -34,20 +31,6 @@ def build(case: Case, path: str, **cell_options: Any) -> Model:
         remat=case.remat,
         cell_options=cell_options,
     )
-
-
-# SHIM, to be deleted when `model.make` takes `path`: `build` then calls model.make(path=path, ...).
-def _make(path: str, **options: Any) -> Model:
-    if "path" in inspect.signature(model.make).parameters:
-        options["path"] = path
-        return model.make(**options)
-    net, chosen = model.make(**options), functools.partial(unroll.unroll, path=path)
-
-    def apply(*arguments: Any, **named: Any) -> Any:
-        with mock.patch.object(model, "unroll", chosen):
-            return net.apply(*arguments, **named)
-
-    return net._replace(apply=apply)
 
 
 def task_of(case: Case, net: Model, weights: Params) -> Task:
