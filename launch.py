@@ -3,8 +3,11 @@
 import argparse
 import io
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
+
+from rnnlab import host
 
 EPILOG = """\
 examples:
@@ -90,6 +93,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="VALUE",
         help="set a key of the config, e.g. --config.optim.clip_norm=5.0; experiments/default.py "
         "explains every key",
+    )
+
+    several = train.add_argument_group(
+        "several processes",
+        "start the same command once for each, on one host or more; all must see the same --workdir",
+    )
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="where process 0 is, and a free port of it"
+    )
+    several.add_argument("--num_processes", type=int, metavar="N", help="how many processes")
+    several.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0")
+    several.add_argument(
+        "--distributed", action="store_true", help="ask the cluster (SLURM, say) for these three"
     )
 
     def of_run(name: str, summary: str, details: str) -> argparse.ArgumentParser:
@@ -200,7 +216,8 @@ def warn(text: str) -> None:
 
 
 def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
-    from rnnlab import config, train
+    began = time.monotonic() - host.age()
+    from rnnlab import config, parallel, train
     from rnnlab.types import UsageError
 
     if not flags.config and not flags.workdir:
@@ -209,7 +226,17 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
         raise UsageError("--config.KEY needs --config=FILE beside it")
     chosen = config.load(flags.config, changes) if flags.config else None
     workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}")
-    train.train(chosen, workdir, changes)
+    three = (flags.coordinator, flags.num_processes, flags.process_id)
+    if flags.distributed or three != (None, None, None):
+        if not flags.distributed and None in three:
+            raise UsageError("--coordinator, --num_processes and --process_id go together")
+        host.join(*three)
+    else:
+        settings = chosen or train.saved_config(workdir)
+        if settings is not None:
+            config.validate(settings)
+            host.make_devices(parallel.host_devices(**train.shape_of(settings)))
+    train.train(chosen, workdir, changes, began)
 
 
 def run_evaluate(flags: argparse.Namespace) -> None:
@@ -270,8 +297,6 @@ def main(arguments: list[str]) -> int:
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character of the text
-    from rnnlab import host
-
     host.retain_memory()  # before JAX starts
     from rnnlab import cache
     from rnnlab.types import RnnlabError

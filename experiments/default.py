@@ -96,6 +96,10 @@ def get_config() -> Config:
     config.train.sample_every = 1000
     config.train.checkpoint_every = 500
     config.train.keep = 2  # newest checkpoints kept, beside the best one
+    config.train.steps_per_dispatch = 0  # steps the device takes at one call; 0: as suits the model
+
+    config.parallel = ConfigDict()
+    config.parallel.devices = 0  # the batch is split over so many; 0: as suits machine and batch
 
     config.eval = ConfigDict()
     config.eval.streams = 32  # the held-out text is read as so many parallel streams ...

@@ -53,6 +53,7 @@ def save(
     extra: dict[str, Any],
     fingerprint: dict[str, Any],
     keep: int,
+    split: str = "1 device",
 ) -> Path:
     """Writes `state` as the checkpoint of `step` and returns its folder, once it is on the disk.
 
@@ -61,7 +62,8 @@ def save(
     numbers; it is only read. A checkpoint of the same step is replaced. Then all go but the `keep`
     newest and the one with the lowest `metric`: None, or what is not finite, is never the best,
     and one that is damaged is never the newest. `extra` and `fingerprint` are JSON; what is not
-    finite in them comes back as the strings "nan", "inf" and "-inf".
+    finite in them comes back as the strings "nan", "inf" and "-inf". `split` says over what the
+    train step is split, for `restore` to compare.
 
     In a distributed run every process calls this, since Orbax synchronises them, and process 0
     writes.
@@ -79,7 +81,7 @@ def save(
         "metric": None if metric is None or not math.isfinite(metric) else float(metric),
         "extra": extra,
         "fingerprint": fingerprint,
-        "environment": _environment(),
+        "environment": _environment() | {"split": split},
         "leaves": _described(state),
         "keys": {n: str(jax.random.key_impl(k)) for n, k in _named(state).items() if _is_key(k)},
     }
@@ -116,6 +118,7 @@ def restore(
     step: int | Literal["best"] | None = None,
     fingerprint: dict[str, Any],
     warn: Callable[[str], None],
+    split: str | None = None,
 ) -> tuple[Any, dict[str, Any]] | None:
     """Reads back (state, meta) of the newest valid checkpoint, bit for bit; None if there is none.
 
@@ -124,7 +127,8 @@ def restore(
     `step` asks for one step, or for the one with the lowest metric ("best"). Every file is checked
     against the manifest first. A checkpoint that fails is named in a call of `warn`, and so is a
     difference of versions, devices or thread counts, which void the promise of equal bits; with
-    `step` None or "best" the next in line is tried.
+    `step` None or "best" the next in line is tried. `split` is that of the steps to come, None if
+    there are none.
 
     Raises CheckpointError if no checkpoint asked for is valid; UsageError if there is no such step,
     no metric to be best by, or if fingerprint, shapes or dtypes are not this run's.
@@ -159,7 +163,10 @@ def restore(
             except Exception as error:  # whatever Orbax raises, the next checkpoint may do
                 fault = f"it cannot be read: {_line(error)}"
             else:
-                if difference := _differences(meta["environment"], _environment()):
+                there, here = meta["environment"], _environment() | {"split": split}
+                if split is None:
+                    here["split"] = there.get("split")
+                if difference := _differences(there, here):
                     warn(f"equal bits are not promised after resuming from {folder}: {difference}")
                 return _build(template, arrays, meta["keys"]), meta
         warn(f"checkpoint {folder} is not valid: {fault or 'it went away'}")
@@ -384,7 +391,6 @@ def _environment() -> dict[str, Any]:
         "orbax-checkpoint": orbax.checkpoint.__version__,
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
         "processor": _processor(),
         "cpus": len(affinity(0)) if affinity else os.cpu_count(),
         "NPROC": os.environ.get("NPROC"),

@@ -30,16 +30,21 @@ class _Console(Console):
 
 
 class Display:
-    """A context that shows a run's progress: a bar on a terminal, plain lines elsewhere."""
+    """A context that shows a run's progress: a bar on a terminal, plain lines elsewhere.
 
-    def __init__(self, steps: int, unit: str):
+    quiet: nothing at all, warnings included: another process says it.
+    """
+
+    def __init__(self, steps: int, unit: str, quiet: bool = False):
         # Samples are shown as they are: ":b:" in the text of a program is no emoji.
-        self._console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-        self._steps, self._unit = steps, unit
+        self._console = _Console(
+            highlight=False, soft_wrap=True, markup=False, emoji=False, quiet=quiet
+        )
+        self._steps, self._unit, self._quiet = steps, unit, quiet
         self._began = time.monotonic()
         self._start = 0
         self._progress = None
-        if self._console.is_terminal and sys.stdout.isatty():
+        if self._console.is_terminal and sys.stdout.isatty() and not quiet:
             self._progress = Progress(
                 TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
                 BarColumn(bar_width=None),
@@ -68,7 +73,8 @@ class Display:
 
     def warn(self, text: str) -> None:
         """A warning, on standard error."""
-        print(f"rnnlab: warning: {text}", file=sys.stderr, flush=True)
+        if not self._quiet:
+            print(f"rnnlab: warning: {text}", file=sys.stderr, flush=True)
 
     def model(self, rows: tuple[tuple[str, str], ...], title: str) -> None:
         """The table of parameters: rows of (name, shape "D x H"), the shape "" being a scalar."""

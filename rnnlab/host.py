@@ -1,8 +1,10 @@
 """What a launched process sets for itself before JAX starts. Importing rnnlab does none of this."""
 
+import contextlib
 import ctypes
 import os
 import sys
+import time
 from pathlib import Path
 
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h of glibc
@@ -42,3 +44,39 @@ def keep_compiled(folder: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def make_devices(count: int) -> None:
+    """Have JAX make `count` devices of the CPU's cores; too late, and no error, once it runs."""
+    import jax
+
+    if count == 1:
+        return
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Become one of several processes, before JAX starts; what is None the cluster tells.
+
+    Raises UsageError if they do not come together.
+    """
+    import jax
+
+    from rnnlab.types import UsageError
+
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise UsageError(f"the processes do not come together: {line}") from error
+
+
+def age() -> float:
+    """Seconds since this process began; 0 where /proc does not tell."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since boot
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - began, 0.0)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0

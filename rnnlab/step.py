@@ -1,4 +1,8 @@
-"""The train state and the train step: one pure function, jitted once, its state donated."""
+"""The train state and the train step: one pure function, jitted once, its state donated.
+
+It is made of two, the gradient of a batch and the update that it brings, so that `parallel` can
+take the gradients of several devices for one update.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +10,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rnnlab import optim
+from rnnlab import optim, parallel
 from rnnlab.types import Array, Params, Task, UsageError
 
 REDUCTIONS = ("mean", "sum_over_time")
@@ -63,6 +68,19 @@ def _finite(tree: Any) -> Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
+def steps_per_dispatch(work: float) -> int:
+    """K, how many train steps of `work` floating-point operations to take at one dispatch.
+
+    A dispatch costs the host as much as 40 million operations take or more, which it can do while
+    the device is busy with the step before, unless that is shorter.
+    """
+    return max(1, min(16, int(40e6 // work)))
+
+
+def _report(state: TrainState) -> dict[str, Array]:
+    return {**state.tally, "step": state.step, "fault": state.fault["step"]}
+
+
 def make(
     task: Task,
     optimiser: optim.Optimiser,
@@ -70,6 +88,9 @@ def make(
     average_decay: float,
     reduction: str,
     log_every: int,
+    split: parallel.Split = parallel.SINGLE,
+    group: int = 1,
+    signal: Callable[[], int | None] = lambda: None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
     """The jitted train step: (state, batch) -> (state, report). The state is donated.
 
@@ -77,6 +98,12 @@ def make(
         times T: the clipping thresholds of Pascanu et al. 2013 are for the latter. What is
         reported as `loss` is the mean in both cases. T is the leading axis of the batch's first
         leaf of rank >= 2.
+    split: over which devices; the state must be there (`parallel.place`). The mean is over the
+        tokens of the whole batch, and the clip after it.
+    group: if > 1, the second argument is a list of 1 to `group` batches, and so many steps are
+        one dispatch. One program serves every length of the list, so that how steps are grouped
+        changes no bit. Not for CPU devices.
+    signal: see `parallel.meshed`; over several processes the report has a "signal".
     report: scalars summed since the last multiple of `log_every`, to be divided once; a buffer of
         its own, so that reading it never waits for the next step.
 
@@ -84,7 +111,7 @@ def make(
     after it. (The result: at |g| = 1e20 Adam's second moment overflows in float32, and would hold
     its parameter still for good.)
 
-    Raises UsageError for another reduction or a decay outside [0, 1).
+    Raises UsageError for another reduction, a decay outside [0, 1), or a group over CPU devices.
     """
     if reduction not in REDUCTIONS:
         raise UsageError(
@@ -92,20 +119,32 @@ def make(
         )
     if not 0 <= average_decay < 1:
         raise UsageError(f"optim.ema must be in [0, 1), got {average_decay}")
+    alone = len(split.devices) < 2
+    if group > 1 and split.mesh is None and not alone:
+        raise UsageError(
+            f"train.steps_per_dispatch is {group}: over {len(split.devices)} devices of a CPU it "
+            "must be 0 or 1 (parallel.devices=1 uses one)"
+        )
+
+    def scale(batch: Any) -> int:
+        if reduction == "mean":
+            return 1
+        return next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1)
 
     def objective(params: Params, carry: Any, batch: Any, key: Array) -> tuple[Array, Any]:
         carry, sums = task.loss(params, carry, batch, key)
         total, count = sums["loss"]
-        mean = total / count
-        if reduction == "mean":
-            return mean, (carry, total, count)
-        time = next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1)
-        return mean * time, (carry, total, count)
+        return total / count * scale(batch), (carry, total, count)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(state.key, state.step)
         gradient = jax.value_and_grad(objective, has_aux=True)
         (_, (carry, total, count)), grads = gradient(state.params, state.carry, batch, key)
+        return update(state, grads, carry, total, count)
+
+    def update(
+        state: TrainState, grads: Params, carry: Any, total: Array, count: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
         norm = optim.global_norm(grads)
 
         updates, inner = optimiser.update(grads, state.optimiser, state.params)
@@ -146,6 +185,45 @@ def make(
         fault = jax.tree.map(lambda a, b: jnp.where(unseen, a, b), fault, state.fault)
         stay = state.replace(fault=fault)
         state = jax.tree.map(lambda a, b: a if a is b else jnp.where(fine, a, b), after, stay)
-        return state, {**state.tally, "step": state.step, "fault": state.fault["step"]}
+        return state, _report(state)
 
-    return jax.jit(step, donate_argnums=0)
+    # The same in two programs: of a share of the batch neither mean nor count is known.
+    def share(params: Params, carry: Any, batch: Any, key: Array, number: Array) -> Any:
+        def objective(params: Params) -> tuple[Array, Any]:
+            after, sums = task.loss(params, carry, batch, jax.random.fold_in(key, number))
+            total, count = sums["loss"]
+            return total * scale(batch), (after, total, count)
+
+        (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        return grads, *sums
+
+    def update_by_sum(
+        state: TrainState, grads: Params, carry: Any, total: Array, count: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        mean = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
+        return update(state, mean, carry, total, count)
+
+    def several(state: TrainState, batches: Any, count: Array) -> Any:
+        def one(i: Array, state: TrainState) -> TrainState:
+            return step(state, jax.tree.map(lambda leaf: leaf[i], batches))[0]
+
+        # A traced count: the same program, whatever a log row or a signal does to the groups.
+        state = jax.lax.fori_loop(0, count, one, state)
+        return state, _report(state)
+
+    if split.mesh is None and not alone:
+        return parallel.apart(split, share, update_by_sum)
+    program = step if group == 1 else several
+    if split.mesh is not None:
+        program = parallel.meshed(split, program, grouped=group > 1, signal=signal)
+    else:
+        program = jax.jit(program, donate_argnums=0)
+    if group == 1:
+        return program
+
+    def grouped(state: TrainState, batches: list[Any]) -> Any:
+        filled = [*batches, *batches[-1:] * (group - len(batches))]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+        return program(state, stacked, np.int32(len(batches)))
+
+    return grouped

@@ -5,15 +5,16 @@ recorded -> clip -> update -> metrics -> checkpoint. Everything between two chec
 function of the first of them, so that a run that is stopped anywhere goes on bit for bit.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from rnnlab import checkpoint, optim, plots, runfolder, tasks
+from rnnlab import checkpoint, optim, parallel, plots, runfolder, tasks
 from rnnlab import config as configuration
 from rnnlab import step as stepping
 from rnnlab.display import Display, clock
@@ -23,16 +24,25 @@ from rnnlab.types import (
     DivergedError,
     Interrupted,
     Params,
+    RnnlabError,
     Task,
     UsageError,
 )
 
 # What a run may be given anew when it resumes: nothing that a past step depended on. The number of
 # steps is such a thing unless the schedule of the learning rate depends on it.
-FREE_ON_RESUME = ("train.eval_every", "train.sample_every", "train.checkpoint_every", "train.keep")
+FREE_ON_RESUME = (
+    "train.eval_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "parallel.devices",  # other bits, and a warning, but the same mathematics
+)
 ENDLESS_SCHEDULES = ("constant", "step")
 # What shows that a folder without a config.json belongs to something else.
 RUN_FILES = ("checkpoints", "metrics.jsonl", "samples.txt", "summary.json", "run.json")
+# Keys that older runs lack, and what those did.
+LATER = {"parallel": {"devices": 1}, "train": {"steps_per_dispatch": 1}}
 
 
 def build(config: Config, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
@@ -92,7 +102,7 @@ def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
 
     Raises UsageError if there is no run or no such checkpoint, CheckpointError if none is whole.
     """
-    config = _saved_config(workdir)
+    config = saved_config(workdir)
     if config is None:
         raise UsageError(f"{workdir} holds no run: there is no config.json in it")
     task, optimiser = build(config, kept=workdir)
@@ -113,9 +123,15 @@ def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
     return Run(config, task, stepping.served(state), meta)
 
 
-def _saved_config(workdir: Path) -> Config | None:
+def saved_config(workdir: Path) -> Config | None:
+    """The config of the run in `workdir`, None if there is no run."""
     path = workdir / "config.json"
-    return configuration.from_json(runfolder.read_json(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    saved = runfolder.read_json(path)
+    for part, values in LATER.items():
+        saved[part] = {**values, **saved.get(part, {})}
+    return configuration.from_json(saved)
 
 
 def _agreed(given: Config | None, saved: Config | None, workdir: Path) -> Config:
@@ -145,81 +161,160 @@ def _agreed(given: Config | None, saved: Config | None, workdir: Path) -> Config
     return given
 
 
-def train(config: Config | None, workdir: Path, overrides: list[str]) -> dict[str, Any]:
+def shape_of(config: Config) -> dict[str, int]:
+    """What `parallel` goes by. Raises UsageError if the config lacks one."""
+    values, keys = configuration.flat(config), ("model.hidden", "model.layers")
+    for key in keys:
+        if not isinstance(values.get(key), int):
+            raise UsageError(f"config key '{key}' takes an int, got {values.get(key)}")
+    return {
+        "requested": config.parallel.devices,
+        "batch": config.train.batch_size,
+        "window": config.train.window,
+        "hidden": config.model.hidden,
+        "layers": config.model.layers,
+    }
+
+
+def _work(config: Config, task: Task) -> float:
+    """Floating-point operations of a train step."""
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return 6.0 * count * config.train.batch_size * config.train.window
+
+
+def train(
+    config: Config | None, workdir: Path, overrides: list[str], began: float | None = None
+) -> dict[str, Any]:
     """Train, or resume the run that `workdir` holds; returns what summary.json says.
+
+    began: when the process did, by `time.monotonic`, for run.json; None for now.
+
+    Over several processes (`jax.distributed`) each calls this alike; process 0 writes.
 
     Raises the errors of `rnnlab.types`; `Interrupted` after SIGINT or SIGTERM, the state saved.
     """
-    settings = _agreed(config, _saved_config(workdir), workdir)
+    began = time.monotonic() if began is None else began
+    settings = _agreed(config, saved_config(workdir), workdir)
     task, optimiser = build(settings)
-    train_step = stepping.make(
-        task,
-        optimiser,
-        average_decay=settings.optim.ema,
-        reduction=settings.optim.reduction,
-        log_every=settings.train.log_every,
-    )
-    display = Display(settings.train.steps, task.unit)
+    split = parallel.choose(**shape_of(settings))
+    group = settings.train.steps_per_dispatch
+    if not (group or split.devices):
+        group = stepping.steps_per_dispatch(_work(settings, task))
+    primary = jax.process_index() == 0
+    display = Display(settings.train.steps, task.unit, quiet=not primary)
     with (
         runfolder.signals() as caught,
-        runfolder.lock(workdir),
+        _held(workdir, primary),
         display,
     ):
-        loop = _Loop(settings, workdir, overrides, task, optimiser, display)
+        train_step = stepping.make(
+            task,
+            optimiser,
+            average_decay=settings.optim.ema,
+            reduction=settings.optim.reduction,
+            log_every=settings.train.log_every,
+            split=split,
+            group=max(group, 1),
+            signal=lambda: caught.received,
+        )
+        loop = _Loop(settings, workdir, overrides, task, optimiser, display, split, began)
         with loop:
-            return loop.run(train_step, lambda: caught.received)
+            return loop.run(train_step, max(group, 1), lambda: caught.received)
+
+
+@contextlib.contextmanager
+def _held(workdir: Path, primary: bool) -> Iterator[None]:
+    """The lock of the run folder, held by process 0 for all."""
+    with contextlib.ExitStack() as stack:
+        with _all_told():
+            if primary:
+                stack.enter_context(runfolder.lock(workdir))
+        yield
+
+
+@contextlib.contextmanager
+def _all_told() -> Iterator[None]:
+    """What process 0 alone does, and if it fails, no process goes on to wait for it."""
+    try:
+        yield
+    except RnnlabError as error:
+        parallel.agreed(error.exit_code)
+        raise
+    if parallel.agreed(0):
+        raise UsageError("process 0 has given up, and says why")
 
 
 class _Loop:
-    """One process's share of a run: what is open while it trains."""
+    """One process's share of a run: what is open while it trains. Process 0 has all the files."""
 
-    def __init__(self, config, workdir, overrides, task, optimiser, display):
+    def __init__(self, config, workdir, overrides, task, optimiser, display, split, began):
         self.config, self.workdir, self.task, self.display = config, workdir, task, display
-        self.optimiser = optimiser
+        self.optimiser, self.split = optimiser, split
         self.root = workdir / "checkpoints"
+        self.primary = jax.process_index() == 0
         self.best, self.best_step = math.inf, 0
         self.measured, self.measured_at = math.nan, -1  # the last validation loss, and its step
-        self.seconds, self.began = 0.0, time.monotonic()
+        self.seconds, self.started, self.began = 0.0, began, time.monotonic()
         self.rate = f"{task.unit}s_per_second"
         self.aside = 0.0  # seconds since the last logged row that were not spent on steps
         self.state, meta = self._state()
-        self._record(overrides, resumed=meta is not None)
-        self.metrics = runfolder.Log(workdir / "metrics.jsonl")
-        self.samples = runfolder.Log(workdir / "samples.txt")
-        step = int(self.state.step)
         if meta is not None:
             extra = meta["extra"]
             self.best, self.best_step = float(extra["best"]), extra["best_step"]
             self.seconds, self.measured_at = extra["seconds"], extra["measured_at"]
-        elif self.metrics.size:
-            display.warn(f"{self.root} holds no checkpoint: the run starts again from step 0")
+        self.logged_at, self.logged_time = int(self.state.step), time.monotonic()
+        self.files = contextlib.ExitStack()
+        with _all_told():
+            if self.primary:
+                self._record(overrides, resumed=meta is not None)
+                self._open(meta)
+
+    def _open(self, meta: dict[str, Any] | None) -> None:
+        sizes = meta["extra"] if meta else {"metrics_bytes": 0, "samples_bytes": 0}
+        warn = self.display.warn
+        self.metrics = self.files.enter_context(runfolder.Log(self.workdir / "metrics.jsonl"))
+        self.samples = self.files.enter_context(runfolder.Log(self.workdir / "samples.txt"))
+        if meta is None and self.metrics.size:
+            warn(f"{self.root} holds no checkpoint: the run starts again from step 0")
         # Without a checkpoint, rows of an earlier start belong to steps that are done again.
-        self.metrics.truncate(meta["extra"]["metrics_bytes"] if meta else 0, display.warn)
-        self.samples.truncate(meta["extra"]["samples_bytes"] if meta else 0, display.warn)
-        self.events = runfolder.Events(workdir, purge_step=step + 1 if meta else None)
-        self.logged_at, self.logged_time = step, time.monotonic()
+        self.metrics.truncate(sizes["metrics_bytes"], warn)
+        self.samples.truncate(sizes["samples_bytes"], warn)
+        step = int(self.state.step) + 1 if meta else None
+        self.events = self.files.enter_context(runfolder.Events(self.workdir, purge_step=step))
 
     def __enter__(self) -> "_Loop":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self.metrics, self.samples, self.events):
-            file.close()
+        self.files.close()
 
     def _state(self) -> tuple[stepping.TrainState, dict[str, Any] | None]:
-        state = initial(self.config, self.task, self.optimiser)
-        checkpoint.clean(self.root)
+        state, meta = initial(self.config, self.task, self.optimiser), None
+        if self.primary:
+            checkpoint.clean(self.root)
+        parallel.agreed(0)  # the others read when it is done
         found = checkpoint.restore(
-            self.root, state, fingerprint=self.task.fingerprint, warn=self.display.warn
+            self.root,
+            state,
+            fingerprint=self.task.fingerprint,
+            warn=self.display.warn,
+            split=self.split.name,
         )
-        if found is None:
-            return state, None
-        return found
+        if found is not None:
+            state, meta = found
+        step = int(state.step)
+        if parallel.agreed(step) != step:
+            raise CheckpointError(f"{self.root} is not the same folder for all processes")
+        return parallel.place(self.split, state), meta
+
+    def _served(self) -> Params:
+        return parallel.own(self.split, stepping.served(self.state))
 
     def _record(self, overrides: list[str], resumed: bool) -> None:
         path = self.workdir / "run.json"
         facts = self.task.facts()
-        described = runfolder.describe(overrides=overrides)
+        described = runfolder.describe(overrides=overrides) | {"split": self.split.name}
         if resumed and path.exists():
             run = runfolder.read_json(path)
             before = run["data"].get("sha256")
@@ -236,33 +331,53 @@ class _Loop:
         self.task.keep(self.workdir)
         runfolder.write_json(path, run)
 
+    def _first_step_done(self) -> None:
+        """Into run.json goes how long this start took."""
+        seconds = round(time.monotonic() - self.started, 3)
+        if self.primary:
+            path = self.workdir / "run.json"
+            run = runfolder.read_json(path)
+            [run, *run.get("resumed", [])][-1]["start_seconds"] = seconds
+            runfolder.write_json(path, run)
+
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.began
 
     def run(
-        self, train_step: Callable[..., Any], signal: Callable[[], int | None]
+        self, train_step: Callable[..., Any], group: int, signal: Callable[[], int | None]
     ) -> dict[str, Any]:
         config, display, steps = self.config.train, self.display, self.config.train.steps
-        first = int(self.state.step)
+        done = first = int(self.state.step)
         if first > steps:
             raise UsageError(f"the run has done {first} steps: train.steps cannot be {steps}")
         self._introduce(first)
-        before = pending = None  # reports: of the step before, and of one that awaits its row
-        for number in range(first, steps):
-            self.state, report = train_step(self.state, self.task.batch(number))
-            if number == first:  # it compiled: no part of the rate
+        before = pending = None  # reports: of the dispatch before, and of one that awaits its row
+        while done < steps:
+            batch = self.task.batch(done)
+            if group == 1:
+                number = done + 1
+            else:
+                number = min(done + group, self._next_event(done))
+                batch = [batch, *map(self.task.batch, range(done + 1, number))]
+            self.state, report = train_step(self.state, batch)
+            if done == first:  # it compiled: no part of the rate
                 jax.block_until_ready(report)
-                self.logged_at, self.logged_time = number + 1, time.monotonic()
-                display.resume(number + 1)
-            # Read one step late: the device always has the next step to work on.
+                self._first_step_done()
+                self.logged_at, self.logged_time = number, time.monotonic()
+                display.resume(number)
+            done = number
+            # Read one dispatch late: the device always has the next one to work on.
             if before is not None and int(before["fault"]):
                 self._diverged()
             if pending is not None:
                 self._log(pending)
-            done = number + 1
+            # Of several processes one may have the signal: they learn it from the same report.
+            if self.split.processes > 1:
+                received = int(before["signal"]) or None if before is not None else None
+            else:
+                received = signal()
             before, pending = report, report if done % config.log_every == 0 else None
             display.tick(done)
-            received = signal()
             # What falls on this step is done even now: the rows of a run do not depend on signals.
             due = {
                 name: done == steps or (every > 0 and done % every == 0)
@@ -294,6 +409,12 @@ class _Loop:
                     received,
                 )
         return self._finish()
+
+    def _next_event(self, done: int) -> int:
+        """The next step on which something falls."""
+        config = self.config.train
+        every = (config.log_every, config.eval_every, config.sample_every, config.checkpoint_every)
+        return min(config.steps, *((done // n + 1) * n for n in every if n))
 
     def _introduce(self, first: int) -> None:
         model = self.config.model
@@ -327,6 +448,8 @@ class _Loop:
         self._write(row)
 
     def _write(self, row: dict[str, Any]) -> None:
+        if not self.primary:
+            return
         self.metrics.append(runfolder.metrics_row(row))
         self.events.write(row["step"], row["split"], row)
         self.display.row(row)
@@ -334,10 +457,12 @@ class _Loop:
     def _evaluate(self, step: int) -> bool:
         if self.measured_at == step:  # resumed at the very end
             return False
-        found = self.task.evaluate(stepping.served(self.state))
+        found = self.task.evaluate(self._served())
+        found["loss"] = parallel.agreed(found["loss"])  # to the bit: a checkpoint depends on it
         self._write({"step": step, "split": "valid", **found, "seconds": self._elapsed()})
         self.measured_at, self.measured = step, found["loss"]
-        self._draw()
+        if self.primary:
+            self._draw()
         if not found["loss"] < self.best:
             return False
         self.best, self.best_step = found["loss"], step
@@ -355,21 +480,25 @@ class _Loop:
         return rows
 
     def _sample(self, step: int) -> None:
-        text = self.task.show(stepping.served(self.state), step)
+        if not self.primary:
+            return
+        text = self.task.show(self._served(), step)
         self.samples.append(f"---- step {step} ----\n{text}\n")
         self.display.say(f"---- a sample at step {step} ----\n{text}\n----")
 
     def _save(self, step: int) -> None:
-        self.metrics.sync()
-        self.samples.sync()
+        sizes = {}
+        if self.primary:
+            self.metrics.sync()
+            self.samples.sync()
+            sizes = {"metrics_bytes": self.metrics.size, "samples_bytes": self.samples.size}
         checkpoint.save(
             self.root,
             step,
-            self.state,
+            parallel.whole(self.split, self.state),
             metric=self.measured if self.measured_at == step else None,
             extra={
-                "metrics_bytes": self.metrics.size,
-                "samples_bytes": self.samples.size,
+                **sizes,
                 "seconds": self._elapsed(),
                 "best": self.best,
                 "best_step": self.best_step,
@@ -377,6 +506,7 @@ class _Loop:
             },
             fingerprint=self.task.fingerprint,
             keep=self.config.train.keep,
+            split=self.split.name,
         )
 
     def _diverged(self) -> None:
@@ -398,9 +528,11 @@ class _Loop:
 
     def _finish(self) -> dict[str, Any]:
         step = int(self.state.step)
+        if not self.primary:
+            return {"steps": step, "valid_loss": self.best, "valid_step": self.best_step}
         rows = self._draw()
         old = self.workdir / "summary.json"
-        extra = self.task.finish(stepping.served(self.state))
+        extra = self.task.finish(self._served())
         rates = sorted(r[self.rate] for r in rows if self.rate in r)
         losses = [r["loss"] for r in rows if r["split"] == "valid"]
         summary = {

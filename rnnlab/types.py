@@ -67,7 +67,11 @@ class Model(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is learned: the batches, the loss and the pictures. One file of rnnlab/tasks makes one."""
+    """What is learned: the batches, the loss and the pictures. One file of rnnlab/tasks makes one.
+
+    Several devices share the rows B of a batch (`rnnlab.parallel`): a leaf of a batch is [T, B, ...],
+    [B], or a scalar that all of them get; a leaf of the carry is [B, ...]. No row knows of another.
+    """
 
     init: Callable[..., Params]  # (key) -> params
     carry: Callable[[], Carry]  # the state carried from window to window, () if there is none

@@ -8,6 +8,9 @@ from hypothesis import settings
 settings.register_profile("rnnlab", deadline=None, derandomize=True, database=None)
 settings.load_profile("rnnlab")
 
+# Before JAX starts. A step is split over both where a test says so.
+jax.config.update("jax_num_cpu_devices", 2)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _float32():

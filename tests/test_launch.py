@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from rnnlab import corpora, host
+from rnnlab import corpora, host, parallel
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = f"--config={ROOT / 'experiments' / 'default.py'}"
@@ -35,6 +35,7 @@ def quiet_host(monkeypatch, tmp_path):
     """The launcher sets up its own process; this process is the test runner's."""
     monkeypatch.setattr(host, "retain_memory", lambda: True)
     monkeypatch.setattr(host, "keep_compiled", lambda folder: None)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
     monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
 
 
@@ -91,6 +92,11 @@ def refused(capsys, arguments: list[str], code: int = 2) -> str:
         (["model.hidden=0"], "hidden"),
         (["model.bidirectional=true"], "bidirectional"),
         (["train.batch_size=0"], "train.batch_size"),
+        (["parallel.devices=-1"], "parallel.devices"),
+        (["parallel.devices=1000"], "parallel.devices is 1000, and there are"),
+        (["parallel.devices=2", "train.batch_size=3"], "cannot be split over 2 devices"),
+        (["parallel.devices=2", "train.steps_per_dispatch=4"], "train.steps_per_dispatch is 4"),
+        (["train.steps_per_dispatch=-1"], "train.steps_per_dispatch"),
         (["train.window=100000"], "lower train.batch_size or train.window"),
         (["data.corpus=shakespear", "data.path="], "shakespeare"),
         (["data.path=/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
@@ -178,6 +184,11 @@ def test_missing_and_broken_config_files_are_one_line(tmp_path, capsys):
     assert "clip_norm" in line
     refused(capsys, ["train"])
     refused(capsys, ["train", "--workdir=nothing/here", "--config.seed=1"])
+
+
+def test_flags_of_several_processes_go_together(capsys):
+    line = refused(capsys, ["train", DEFAULT, "--coordinator=127.0.0.1:1", "--process_id=0"])
+    assert "--num_processes" in line
 
 
 def test_folders_without_a_run_are_one_line(tmp_path, capsys):
@@ -309,6 +320,7 @@ def test_help_reads_and_starts_no_jax(arguments):
         (["trian"], "trian"),
         ([], "VERB"),
         (["evaluate", "--workdir=x", "--config.seed=1"], "for train"),
+        (["train", "--num_processes=two"], "--num_processes"),
     ],
 )
 def test_a_bad_flag_is_one_line(arguments, said, capsys):

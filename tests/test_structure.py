@@ -14,7 +14,17 @@ PACKAGE = ROOT / "rnnlab"
 # A module may import those of the rows above its own; a package's name stands for all in it.
 LAYERS = (
     ("types",),
-    ("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
+    (
+        "initialisers",
+        "vocabulary",
+        "cache",
+        "config",
+        "display",
+        "host",
+        "plots",
+        "leaves",
+        "parallel",
+    ),
     ("parts", "primitive"),
     ("bptt",),
     ("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),

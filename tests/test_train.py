@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnnlab import checkpoint, config, host, runfolder, train
+from rnnlab import checkpoint, config, host, parallel, runfolder, train
 from rnnlab.types import DivergedError, InUseError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,7 @@ SMALL = [
     "sample.length=20",
     "data.forget=0.1",
     f"train.steps={STEPS}",
+    "train.steps_per_dispatch=1",
 ]
 TIMES = ("seconds", "chars_per_second")
 
@@ -295,8 +297,6 @@ def test_a_folder_of_something_else_is_left_alone(text, tmp_path):
 
 
 def test_a_changed_text_is_refused(straight, text, tmp_path):
-    import shutil
-
     workdir = tmp_path / "run"
     shutil.copytree(straight, workdir)
     old = text.read_text()
@@ -348,6 +348,76 @@ def test_full_evaluation_equals_one_stream_read_from_the_start(text, tmp_path):
     one, _ = train.build(made(text, "eval.streams=1"))
     params = task.init(jax.random.key(1))
     assert task.evaluate(params)["loss"] == pytest.approx(one.evaluate(params)["loss"], abs=5e-4)
+
+
+def test_several_steps_a_dispatch_are_the_same_run(straight, text, tmp_path, monkeypatch):
+    """Whatever the groups are: cut by what falls due, by a signal, or by a resumption."""
+    workdir = tmp_path / "run"
+    several = "train.steps_per_dispatch=3"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 19)  # groups end at 3, 4, 7, 8, 10, 12, 14, 15, 16, 19, 20 ...
+        with pytest.raises(train.Interrupted, match="after step 19"):
+            train.train(made(text, several), workdir, [])
+    train.train(None, workdir, [])
+    assert_same_run(straight, workdir)
+
+
+def test_divergence_is_found_in_a_group_too(text, tmp_path):
+    wild = ("optim.name=sgd", "optim.learning_rate=1e38", "optim.clip_norm=inf", "optim.ema=0")
+    told = []
+    for count in (1, 3):
+        with pytest.raises(DivergedError) as error:
+            train.train(
+                made(text, *wild, "optim.warmup_steps=0", f"train.steps_per_dispatch={count}"),
+                tmp_path / str(count),
+                [],
+            )
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    assert rows(tmp_path / "1") == rows(tmp_path / "3")
+
+
+def test_split_over_two_devices(straight, text, tmp_path, monkeypatch, capsys):
+    """The same bits when stopped and resumed; on another number of devices, a warning."""
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    two, stopped = tmp_path / "two", tmp_path / "stopped"
+    train.train(made(text, "parallel.devices=2"), two, [])
+    with monkeypatch.context() as patch:
+        stop_after(patch, 13)
+        with pytest.raises(train.Interrupted):
+            train.train(made(text, "parallel.devices=2"), stopped, [])
+    shutil.copytree(stopped, tmp_path / "moved")
+    train.train(None, stopped, [])
+    assert_same_run(two, stopped)
+    run = json.loads((two / "run.json").read_text())
+    assert run["split"] == "2 devices"
+    assert 0 < run["start_seconds"] < 600
+    capsys.readouterr()
+    train.train(made(text, "parallel.devices=1"), tmp_path / "moved", [])
+    assert 'split: checkpoint has "2 devices", this run has "1 device"' in capsys.readouterr().err
+    resumed = json.loads((tmp_path / "moved" / "run.json").read_text())["resumed"][0]
+    assert resumed["split"] == "1 device"
+    assert resumed["start_seconds"] > 0
+    assert rows(tmp_path / "moved")[0] == rows(two)[0]
+    # Dropout draws other masks on the second device: near, and not the same.
+    losses = [rows(w)[-1]["loss"] for w in (straight, two, tmp_path / "moved")]
+    assert losses[0] != losses[1]
+    assert max(losses) - min(losses) < 0.1
+    train.open_run(two, "best", pytest.fail)  # to evaluate, on one device, is no reason to warn
+
+
+def test_a_run_of_before_there_were_devices_goes_on(straight, text, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    config_file = workdir / "config.json"
+    old = json.loads(config_file.read_text())
+    del old["parallel"], old["train"]["steps_per_dispatch"]
+    config_file.write_text(json.dumps(old))
+    train.train(None, workdir, [])
+    assert train.open_run(workdir, "latest", print).meta["step"] == STEPS
+
+
+# Separate processes
 
 
 # Separate processes
