@@ -48,7 +48,7 @@ def get_config() -> Config:
     config.model.dropout_shared = False  # one dropout mask for all time steps
     config.model.readout_init = "glorot_uniform"
     config.model.remat = False  # memory ~ sqrt(train.window), for one more forward pass
-    config.model.compute_dtype = placeholder(str)  # bfloat16: operands of matrix products
+    config.model.precision = "float32"  # of matrix products: float32 (strict), tf32 or bf16
 
     config.model.options = ConfigDict()  # of the cell; a cell of your own may add to them
     config.model.options.kernel_x_init = placeholder(str)  # glorot_uniform, uniform:0.08, ...

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "rnnlab"
 # A module may import those of the rows above its own; a package's name stands for all in it.
 LAYERS = (
     ("types",),
-    ("initialisers", "vocabulary", "cache", "config", "display", "host", "plots"),
+    ("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "precision"),
     ("parts",),
     ("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
     ("model", "sample", "interop"),
