@@ -50,7 +50,7 @@ def get_config() -> Config:
     config.model.remat = False  # memory ~ sqrt(train.window), for one more forward pass
     config.model.path = "auto"  # auto: the fast backward pass where the cell allows it; or plain
     config.model.keep = "preactivations"  # for the backward pass; or states: less memory, a product
-    config.model.compute_dtype = placeholder(str)  # bfloat16: operands of matrix products
+    config.model.precision = "float32"  # of matrix products: float32 (strict), tf32 or bf16
 
     config.model.options = ConfigDict()  # of the cell; a cell of your own may add to them
     config.model.options.kernel_x_init = placeholder(str)  # glorot_uniform, uniform:0.08, ...

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rnnlab import cells, initialisers, parts
 from rnnlab.bptt import KEEP
+from rnnlab.precision import matmul
 from rnnlab.types import Array, Cell, Model, UsageError
 from rnnlab.unroll import PATHS, sqrt_chunk, unroll
 
@@ -40,7 +41,7 @@ def make(
     remat: bool = False,
     path: str = "auto",
     keep: str = "preactivations",
-    compute_dtype: str | None = None,
+    precision: str = "float32",
     preset: str | None = None,
     cell_options: dict[str, Any] | None = None,
 ) -> Model:
@@ -58,6 +59,7 @@ def make(
         `embedding_size` values.
     remat: keep every sqrt(T)-th carry alone for the backward pass; see `unroll`.
     path, keep: how the cells run over time, as for `unroll`.
+    precision: of every matrix product, in the cells and the readout: see `rnnlab.precision`.
 
     Raises UsageError for values that do not fit together.
     """
@@ -71,15 +73,10 @@ def make(
     for name, rate in rates.items():
         if not 0.0 <= rate < 1.0:
             raise UsageError(f"model.{name} must be in [0, 1), got {rate}")
-    if compute_dtype not in (None, "bfloat16", "float16", "float32"):
-        raise UsageError(
-            "model.compute_dtype must be 'bfloat16', 'float16', 'float32' or none at all, "
-            f"got '{compute_dtype}'"
-        )
     for name, value, known in (("path", path, PATHS), ("keep", keep, KEEP)):
         if value not in known:
             raise UsageError(f"model.{name} must be one of {', '.join(known)}, got '{value}'")
-    options = {"hidden": hidden, "compute_dtype": compute_dtype}
+    options = {"hidden": hidden, "precision": precision}
     for name in options.keys() & (cell_options or {}):
         raise UsageError(f"set model.{name}: it is no option of the cell alone")
     unit: Cell = cells.get(cell, preset=preset, **options, **(cell_options or {}))
@@ -92,7 +89,7 @@ def make(
             f"model.tied needs model.input 'embedding' with model.embedding_size {readout_width}, "
             f"the width of the readout's input; it is '{input}' with {embedding_size}"
         )
-    dot = parts.matmul(compute_dtype)
+    dot = matmul(precision)
 
     def init(key: Array, dtype: Any = jnp.float32) -> dict[str, Any]:
         key_e, key_r, *keys = jax.random.split(key, 2 + layers)

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnlab import initialisers
+from rnnlab import initialisers, precision
 from rnnlab.types import Array, Cell, UsageError
 
 LAYER_NORM_EPSILON = 1e-5
-COMPUTE_DTYPES = ("bfloat16", "float16", "float32", "float64")
 _ACCEPTED = {int: numbers.Integral, float: numbers.Real}  # NumPy's scalars too
 
 
@@ -36,8 +35,8 @@ class Options:
         enters the recurrent product (Gal and Ghahramani 2016 when shared over time).
     zoneout: probability that a unit keeps its old value (Krueger et al. 2017); its expectation is
         used in evaluation.
-    compute_dtype: dtype of the operands of matrix products; sums, state and the pointwise part
-        stay in the dtype of the parameters.
+    precision: of the matrix products, by name: see `rnnlab.precision`. "float32" is strict, on a GPU
+        or TPU too, whatever JAX's own default is there.
     """
 
     hidden: int
@@ -52,7 +51,7 @@ class Options:
     recurrent_dropout_on: str = "candidate"
     recurrent_dropout_shared: bool = False
     zoneout: float = 0.0
-    compute_dtype: str | None = None
+    precision: str = "float32"
 
     def __post_init__(self):
         # Checked here, since a wrong type would else surface as a traceback from deep inside JAX.
@@ -73,11 +72,7 @@ class Options:
                 "recurrent_dropout_on must be 'candidate' or 'state', "
                 f"got '{self.recurrent_dropout_on}'"
             )
-        if self.compute_dtype is not None and self.compute_dtype not in COMPUTE_DTYPES:
-            raise UsageError(
-                f"compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}, "
-                f"got '{self.compute_dtype}'"
-            )
+        precision.check(self.precision)
         for spec in (self.kernel_x_init, self.kernel_h_init, self.bias_init):
             initialisers.make(spec, self.hidden)
 
@@ -105,45 +100,6 @@ class Shares(NamedTuple):
     r: Any  # [B, *] their recurrent share
     keep: Array | None  # of Noise, at one t
     zone: Any
-
-
-def matmul(compute_dtype: str | None) -> Callable[[Array, Array], Array]:
-    """`x [..., D] @ w [D, H]`, operands cast to `compute_dtype`, sums kept in the dtype of w."""
-
-    def plain(x: Array, w: Array) -> Array:
-        if compute_dtype is None:
-            return x @ w
-        dtype = jnp.dtype(compute_dtype)
-        return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)
-
-    def dot(x: Array, w: Array) -> Array:
-        # Over many rows on a CPU, the product that is w's gradient is worth a transposition of x
-        # beforehand: XLA has a fast product for x^T [D, TB] @ g [TB, H] if x^T lies in memory, and
-        # one of half that speed if it does not, which it chooses when it can.
-        if x.ndim < 3 or jax.default_backend() != "cpu":
-            return plain(x, w)
-        return rows(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
-
-    @jax.custom_jvp
-    def rows(x: Array, w: Array) -> Array:
-        return plain(x, w)
-
-    def tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        (x, w), (dx, dw) = primals, tangents
-        out = plain(x, w)
-        if _still(dw):
-            moved = plain(dx, w)
-        else:
-            moved = plain(lax.optimization_barrier(x.T).T, dw)
-            moved = moved if _still(dx) else moved + plain(dx, w)
-        return out, moved
-
-    rows.defjvp(tangent, symbolic_zeros=True)
-    return dot
-
-
-def _still(tangent: Any) -> bool:
-    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
 def layer_norm(x: Array, scale: Array, cuts: tuple[int, ...] = ()) -> Array:
@@ -206,7 +162,7 @@ def build(
         `product(h, columns)` multiplies by those columns of kernel_h; such a cell has no form in
         four parts and takes the plain scan.
     """
-    hidden, dot = options.hidden, matmul(options.compute_dtype)
+    hidden, dot = options.hidden, precision.matmul(options.precision)
     together = (gates - apart) * hidden  # columns of the gates that are a sum of the two shares
     cuts = tuple(gate * hidden for gate in range(gates - apart, gates))
 
@@ -333,6 +289,7 @@ def build(
     return Cell(
         name=name,
         hidden=hidden,
+        precision=options.precision,
         init=init,
         carry=carry,
         noise=noise,

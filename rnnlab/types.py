@@ -22,7 +22,7 @@ class Cell(NamedTuple):
     """A recurrent cell: pure functions and nothing else.
 
     The plain scan over `project` then `step`, differentiated by JAX, is the definition of a cell's
-    computation and of its gradient. The last four fields state the same step in four parts, so that
+    computation and of its gradient. Four further fields state the same step in four parts, so that
     its one recurrent product stands by itself (`rnnlab.bptt` makes the fast gradient of them):
 
         r = product(params, operand(carry, z))
@@ -51,6 +51,7 @@ class Cell(NamedTuple):
     # (z, r) -> u: what `gates` needs of the two, linear in both; the less it is, the less is kept
     merge: Any = None
     gates: Any = None  # (params, carry, u) -> (carry, y)
+    precision: str = "float32"  # of its matrix products, a name of `rnnlab.precision`
 
 
 class Model(NamedTuple):

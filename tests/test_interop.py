@@ -428,7 +428,7 @@ def test_adapter_agrees_with_unroll(name):
 
 OPTIONS = [
     ("gru", {"reset": "before", "layer_norm": True}),
-    ("lstm", {"peepholes": True, "layer_norm": True, "compute_dtype": "bfloat16"}),
+    ("lstm", {"peepholes": True, "layer_norm": True, "precision": "bf16"}),
     ("rnn", {"activation": "relu", "hidden_bias": True, "zoneout": 0.2}),
 ]
 

@@ -542,7 +542,7 @@ def test_rematerialisation_changes_nothing():
 
 
 def test_products_in_bfloat16_are_near_and_sums_stay():
-    half, full = make(compute_dtype="bfloat16"), make()
+    half, full = make(precision="bf16"), make()
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), values(full))
     carry, outputs = run(half, params, tokens(), half.carry(B))
     assert {leaf.dtype for leaf in jax.tree.leaves((carry, outputs))} == {np.dtype(np.float32)}
@@ -583,8 +583,8 @@ def test_products_in_bfloat16_are_near_and_sums_stay():
         ({"cell_options": {"peephole": True}}, "no option 'peephole': did you mean 'peepholes'"),
         ({"readout_init": "glorot"}, "unknown initialisation 'glorot'"),
         ({"readout_init": "uniform"}, "needs a number"),
-        ({"compute_dtype": "bfloat61"}, "model.compute_dtype must be .* got 'bfloat61'"),
-        ({"compute_dtype": "int8"}, "model.compute_dtype must be .* got 'int8'"),
+        ({"precision": "bf61"}, "unknown precision 'bf61': did you mean 'bf16'"),
+        ({"cell_options": {"precision": "bf16"}}, "set model.precision"),
         ({"cell_options": {"hidden": 7}}, "model.hidden"),
     ],
 )

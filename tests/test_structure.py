@@ -24,6 +24,7 @@ LAYERS = (
         "plots",
         "leaves",
         "parallel",
+        "precision",
     ),
     ("parts", "primitive"),
     ("bptt",),
