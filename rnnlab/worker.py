@@ -94,8 +94,8 @@ def main(arguments: list[str]) -> None:
     library, (threads, retain) = arguments[0], json.loads(arguments[1])
     if retain:
         host.retain_memory()  # before anything is imported that allocates
-    # PLUG: what else `launch.py` sets for its own process before JAX starts belongs here, for
-    # "rnnlab" alone.
+    if library == "rnnlab":
+        host.make_devices(threads)  # as the launcher does
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     requests = sys.stdin.buffer

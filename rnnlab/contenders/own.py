@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import interop, metrics, model, optim, sample, step
+from rnnlab import interop, metrics, model, optim, parallel, sample, step
 from rnnlab.contenders import CLIP, LEARNING_RATE, TEMPERATURE, Case, Contender, tokens
 from rnnlab.types import Model, Params, Task
 
@@ -139,9 +139,11 @@ class Own(Contender):
         if weights is None:
             weights = build(case, "plain", **DRAWN).init(jax.random.key(0))
         self.given = jax.device_put(weights)
-        self._start(task_of(case, self.net, weights))
+        self.task = task_of(case, self.net, weights)
+        shape = {"hidden": case.hidden, "layers": case.layers, "window": case.time}
+        self._start(parallel.choose(requested=int(self.path == "plain"), batch=case.batch, **shape))
 
-    def _start(self, task: Task) -> None:
+    def _start(self, split: parallel.Split) -> None:
         optimiser = optim.make(
             name="adam",
             clip="global_norm",
@@ -154,13 +156,11 @@ class Own(Contender):
             weight_decay=0.0,
             schedule=constant(LEARNING_RATE),
         )
-        # PLUG: data parallelism over host devices builds its own train step, state and batch here,
-        # where self.path is not "plain".
         self.train_step: Any = step.make(
-            task, optimiser, average_decay=0.0, reduction="mean", log_every=50
+            self.task, optimiser, average_decay=0.0, reduction="mean", log_every=50, split=split
         )
-        self.state = step.start(task, optimiser, seed=0, average=False)
-        self.batch = jax.device_put(task.batch(0))
+        self.state = parallel.place(split, step.start(self.task, optimiser, seed=0, average=False))
+        self.batch = self.task.batch(0)
 
     def step(self) -> None:
         """One train step; the state is waited for."""
@@ -172,7 +172,11 @@ class Own(Contender):
         return evaluate(self.case, self.net, self.given)
 
     def needs(self) -> int:
-        """Bytes that XLA plans for one step beside what the process holds by now; it compiles."""
+        """Bytes that XLA plans for one step beside what the process holds by now; it compiles.
+
+        For a step on one device: one that is split is several programs.
+        """
+        self._start(parallel.SINGLE)
         self.train_step = self.train_step.lower(self.state, self.batch).compile()
         return self.train_step.memory_analysis().temp_size_in_bytes
 
