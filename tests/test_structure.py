@@ -15,7 +15,7 @@ PACKAGE = ROOT / "rnnlab"
 LAYERS = (
     ("types",),
     ("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "precision"),
-    ("parts",),
+    ("parts", "cudnn"),
     ("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
     ("model", "sample", "interop"),
     ("tasks", "step"),
