@@ -48,7 +48,7 @@ def get_config() -> Config:
     config.model.dropout_shared = False  # one dropout mask for all time steps
     config.model.readout_init = "glorot_uniform"
     config.model.remat = False  # memory ~ sqrt(train.window), for one more forward pass
-    config.model.path = "auto"  # auto: the fast backward pass where the cell allows it; or plain
+    config.model.path = "auto"  # auto (fast backward pass where the cell allows it), plain, cudnn
     config.model.keep = "preactivations"  # for the backward pass; or states: less memory, a product
     config.model.precision = "float32"  # of matrix products: float32 (strict), tf32 or bf16
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rnnlab import bptt
+from rnnlab import bptt, cudnn
 from rnnlab.types import Array, Carry, Cell, Params, UsageError
 
-PATHS = ("auto", "plain")
+PATHS = ("auto", "plain", "cudnn")
 
 
 def valid_steps(time: int, lengths: Array | None, mask: Array | None) -> Array | None:
@@ -72,7 +72,8 @@ def unroll(
 
     path: "auto": the fast backward pass of `rnnlab.bptt` for cells that state their step in four
         parts, the plain scan for all others and for forward-mode differentiation. "plain": the
-        plain scan. Both give the same up to rounding.
+        plain scan. "cudnn": NVIDIA's LSTM, see `rnnlab.cudnn`; an error where it cannot be had.
+        All give the same up to rounding.
     keep: what the fast path keeps for the backward pass beside z: "preactivations", or the "states"
         alone, from which one product over all steps makes the rest again: 5 H instead of 9 H
         numbers a step for an LSTM, one GEMM more.
@@ -83,6 +84,9 @@ def unroll(
         raise UsageError(f"path must be one of {', '.join(PATHS)}, got '{path}'")
     if keep not in bptt.KEEP:
         raise UsageError(f"keep must be one of {', '.join(bptt.KEEP)}, got '{keep}'")
+    if path == "cudnn":
+        options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        return cudnn.run(cell, params, x, carry, chunk=chunk, **options)
     fast = path == "auto" and bptt.separate(cell)
     time, batch = x.shape[:2]
     if carry is None:

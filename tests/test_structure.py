@@ -27,7 +27,7 @@ LAYERS = (
         "precision",
     ),
     ("parts", "primitive"),
-    ("bptt",),
+    ("bptt", "cudnn"),
     ("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
     ("model", "sample", "interop"),
     ("tasks", "step"),
