@@ -219,6 +219,23 @@ def test_groups_of_steps_in_a_mesh(text, float64):
     assert worst(numbers(one), numbers(two)) < 1e-10
 
 
+@pytest.mark.slow
+def test_a_soak():
+    """As its command line does 20,000 at 2 x 128; a process of its own, since a hang would end it."""
+    sizes = ["--steps=2000", "--layers=1", "--hidden=16", "--batch=8", "--window=8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.soak", *sizes],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 devices, 2000 steps")
+    assert done.stdout.endswith("finished\n")
+
+
 # Which devices
 
 
