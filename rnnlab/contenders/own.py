@@ -38,7 +38,8 @@ def task_of(case: Case, net: Model, weights: Params) -> Task:
     inputs, targets = tokens(case)
 
     def loss(params: Params, carry: Any, batch: Any, key: Any) -> tuple[Any, Any]:
-        _, logits = net.apply(params, net.carry(case.batch), batch["inputs"], key=key)
+        inputs = batch["inputs"]  # of a share of the rows, where the step is split
+        _, logits = net.apply(params, net.carry(inputs.shape[1]), inputs, key=key)
         return carry, metrics.sums(("loss",), logits, batch["targets"])
 
     return Task(
