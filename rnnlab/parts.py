@@ -241,12 +241,17 @@ def build(
             chosen["bias_h"] = params["bias_h"][columns]
         return product(chosen, h)
 
+    def added(a: Array, r: Array) -> tuple[Any, Any, Any]:
+        if not apart:
+            return a + r, None, None
+        # Not two slices, whose gradients would be padded and added.
+        (a_both, a), (r_both, r) = (jnp.split(share, [together], axis=-1) for share in (a, r))
+        return a_both + r_both, a, r
+
     def merge(z: Inputs, r: Array) -> Shares:
-        if options.layer_norm:  # of r alone, which is not linear: `gates` does it
-            return Shares(None, z.a, r, z.keep, z.zone)
-        both = z.a[..., :together] + r[..., :together] if together else None
-        rest = (z.a[..., together:], r[..., together:]) if apart else (None, None)
-        return Shares(both, *rest, z.keep, z.zone)
+        # Layer norm of r alone is not linear: `gates` does it.
+        shares = (None, z.a, r) if options.layer_norm else added(z.a, r)
+        return Shares(*shares, z.keep, z.zone)
 
     def normed(params: dict[str, Array], r: Array, columns: slice) -> Array:
         inside = tuple(cut for cut in cuts if columns == slice(None))
@@ -258,8 +263,7 @@ def build(
         if options.layer_norm:
             if recur is None:
                 r = normed(params, r, slice(None))
-            both = a[..., :together] + r[..., :together]
-            a, r = a[..., together:], r[..., together:]
+            both, a, r = added(a, r)
         pre: list[Any] = jnp.split(both, gates - apart, axis=-1) if together else []
         if apart:
             split = (jnp.split(share, apart, axis=-1) for share in (a, r))
