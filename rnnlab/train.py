@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rnnlab import checkpoint, optim, parallel, plots, runfolder, tasks
+from rnnlab import checkpoint, optim, parallel, runfolder, tasks
 from rnnlab import config as configuration
 from rnnlab import step as stepping
 from rnnlab.display import Display, clock
@@ -469,6 +469,8 @@ class _Loop:
         return True
 
     def _draw(self) -> list[dict[str, Any]]:
+        from rnnlab import plots  # not before the first step: it brings matplotlib
+
         rows = runfolder.read_rows(self.workdir / "metrics.jsonl")
         plots.curves(
             rows,
