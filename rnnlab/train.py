@@ -203,11 +203,7 @@ def train(
         group = stepping.steps_per_dispatch(_work(settings, task))
     primary = jax.process_index() == 0
     display = Display(settings.train.steps, task.unit, quiet=not primary)
-    with (
-        runfolder.signals() as caught,
-        _held(workdir, primary),
-        display,
-    ):
+    with runfolder.signals() as caught:
         train_step = stepping.make(
             task,
             optimiser,
@@ -218,8 +214,11 @@ def train(
             group=max(group, 1),
             signal=lambda: caught.received,
         )
-        loop = _Loop(settings, workdir, overrides, task, optimiser, display, split, began)
-        with loop:
+        with (
+            _held(workdir, primary),
+            display,
+            _Loop(settings, workdir, overrides, task, optimiser, display, split, began) as loop,
+        ):
             return loop.run(train_step, max(group, 1), lambda: caught.received)
 
 
