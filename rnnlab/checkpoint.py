@@ -35,8 +35,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint
-from orbax.checkpoint import v1 as ocp
 
 from rnnlab.types import CheckpointError, StorageError, UsageError
 
@@ -388,7 +386,7 @@ def _environment() -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": version("jaxlib"),
         "numpy": np.__version__,
-        "orbax-checkpoint": orbax.checkpoint.__version__,
+        "orbax-checkpoint": version("orbax-checkpoint"),
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "processor": _processor(),
@@ -466,8 +464,15 @@ def _build(template: Any, arrays: dict[str, np.ndarray], keys: dict[str, str]) -
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _context() -> ocp.Context:
-    context = ocp.Context()
+def _orbax() -> Any:
+    # Imported when it is needed: a new run takes its first step without it.
+    from orbax.checkpoint import v1
+
+    return v1
+
+
+def _context() -> Any:
+    context = _orbax().Context()
     context.asynchronous.create_directories_asynchronously = False
     context.memory.deepcopy_host_arrays = False  # nothing changes them while we wait
     context.array.saving.use_compression = False  # floats do not shrink, and it takes longer
@@ -493,7 +498,7 @@ def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         return
     try:
         with _silence(), _context():
-            ocp.save(str(folder), arrays)
+            _orbax().save(str(folder), arrays)
     except OSError:
         raise
     except Exception as error:  # the leaves are plain arrays by now: what is left is the disk
@@ -507,5 +512,5 @@ def _read_arrays(folder: Path, template: Any) -> dict[str, np.ndarray]:
     wanted = {name: array for name, array in arrays.items() if array.size}
     if wanted:
         with _silence(), _context():
-            arrays |= ocp.load(str(folder), wanted)
+            arrays |= _orbax().load(str(folder), wanted)
     return arrays

@@ -86,7 +86,8 @@ def choose(*, requested: int, batch: int, hidden: int, layers: int, window: int)
     """
     processes, cpu = jax.process_count(), jax.default_backend() == "cpu"
     if processes > 1:
-        there = tuple(d for d in jax.devices() if not cpu or d.id == _first_of(d.process_index))
+        first = {d.process_index: d for d in reversed(jax.devices())}
+        there = tuple(d for d in jax.devices() if not cpu or d == first[d.process_index])
         count = len(there)
         if requested not in (0, count):
             raise UsageError(
@@ -113,10 +114,6 @@ def choose(*, requested: int, batch: int, hidden: int, layers: int, window: int)
     if processes > 1 or not cpu:
         mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     return Split(devices, mesh, processes)
-
-
-def _first_of(process: int) -> int:
-    return min(d.id for d in jax.devices() if d.process_index == process)
 
 
 # ---- where the state is
@@ -172,9 +169,8 @@ def meshed(
     signal: asked before each step; the report's "signal" is the highest answer of all processes,
         so that they stop after the same step. No process waits for it.
     """
-    assert split.mesh is not None
-    mesh = split.mesh
-    first = int(grouped)
+    mesh, first = split.mesh, int(grouped)
+    assert mesh is not None
 
     def cut(leaf: Any) -> Array:
         rank = leaf.ndim - first
@@ -209,37 +205,69 @@ def apart(
     update: (state, grads, carry, *sums) -> (state, report); it gets what the shares add up to, and
         their carries one after the other. The state is donated.
     """
-    count = len(split.devices)
+    count, home = len(split.devices), split.devices[0]
+    given = made = None  # the shapes of what goes out to the devices, and of what comes back
 
-    @jax.jit
-    def share(params: Any, carry: Any, batch: Any, key: Array, step: Array, index: Any) -> Any:
+    def share(sent: Any, batch: Any, index: Any, key_type: Any) -> Any:
         def own_rows(leaf: Array) -> Array:
             rows = leaf.shape[0] // count
             return jax.lax.dynamic_slice_in_dim(leaf, index * rows, rows)
 
+        nonlocal made
+        params, carry, key, step = _unpacked(sent, given)
+        key = jax.random.wrap_key_data(key, impl=key_type)
         key = jnp.where(index == 0, key, jax.random.fold_in(key, index))
-        return gradient(params, jax.tree.map(own_rows, carry), batch, key, step)
+        result = gradient(params, jax.tree.map(own_rows, carry), batch, key, step)
+        made = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), result)
+        return _packed(result)
 
     def together(state: Any, shares: Sequence[Any]) -> Any:
         # In a fixed order: the bits do not depend on which device was done first.
-        grads, carries, *sums = zip(*shares, strict=True)
+        grads, carries, *sums = zip(*(_unpacked(each, made) for each in shares), strict=True)
         carry = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *carries)
         return update(state, _added(grads), carry, *map(_added, sums))
 
+    send = jax.jit(lambda state: _packed(_outgoing(state)))
+    one_share = jax.jit(share, static_argnums=3)
     together = jax.jit(together, donate_argnums=0)
+    indices = [jax.device_put(np.int32(i), device) for i, device in enumerate(split.devices)]
 
     def run(state: Any, batch: Any) -> Any:
-        shares = []
-        given = (state.params, state.carry, state.key, state.step)
-        for index, device in enumerate(split.devices):
-            params, carry, key, step = jax.device_put(given, device)
-            part = jax.device_put(
-                jax.tree.map(lambda x, i=index: _rows(x, i, count), batch), device
-            )
-            shares.append(share(params, carry, part, key, step, np.int32(index)))
-        return together(state, jax.device_put(shares, split.devices[0]))
+        nonlocal given
+        if given is None:
+            given = jax.eval_shape(_outgoing, state)
+        sent, key_type = send(state), jax.random.key_impl(state.key)
+        # All is on its way before a device begins: from then on the host competes for the cores.
+        parts = [jax.tree.map(lambda x, i=i: _rows(x, i, count), batch) for i in range(count)]
+        ready = [jax.device_put((sent, p), d) for p, d in zip(parts, split.devices, strict=True)]
+        shares = [one_share(s, p, i, key_type) for (s, p), i in zip(ready, indices, strict=True)]
+        return together(state, jax.device_put(shares, home))
 
     return run
+
+
+def _outgoing(state: Any) -> Any:
+    return state.params, state.carry, jax.random.key_data(state.key), state.step
+
+
+def _packed(tree: Any) -> dict[str, Array]:
+    """All leaves of one dtype in one vector, which moves between devices as one."""
+    vectors = {}
+    for leaf in jax.tree.leaves(tree):
+        vectors.setdefault(str(leaf.dtype), []).append(leaf.ravel())
+    return {dtype: jnp.concatenate(parts) for dtype, parts in vectors.items()}
+
+
+def _unpacked(vectors: dict[str, Array], like: Any) -> Any:
+    """The tree again; `like` has its shapes and dtypes."""
+    begun = dict.fromkeys(vectors, 0)
+
+    def leaf(shape: Any) -> Array:
+        start = begun[str(shape.dtype)]
+        begun[str(shape.dtype)] += shape.size
+        return vectors[str(shape.dtype)][start : start + shape.size].reshape(shape.shape)
+
+    return jax.tree.map(leaf, like)
 
 
 def _added(trees: Sequence[Any]) -> Any:

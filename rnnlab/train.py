@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rnnlab import checkpoint, optim, parallel, plots, runfolder, tasks
+from rnnlab import checkpoint, optim, parallel, runfolder, tasks
 from rnnlab import config as configuration
 from rnnlab import step as stepping
 from rnnlab.display import Display, clock
@@ -203,11 +203,7 @@ def train(
         group = stepping.steps_per_dispatch(_work(settings, task))
     primary = jax.process_index() == 0
     display = Display(settings.train.steps, task.unit, quiet=not primary)
-    with (
-        runfolder.signals() as caught,
-        _held(workdir, primary),
-        display,
-    ):
+    with runfolder.signals() as caught:
         train_step = stepping.make(
             task,
             optimiser,
@@ -218,8 +214,11 @@ def train(
             group=max(group, 1),
             signal=lambda: caught.received,
         )
-        loop = _Loop(settings, workdir, overrides, task, optimiser, display, split, began)
-        with loop:
+        with (
+            _held(workdir, primary),
+            display,
+            _Loop(settings, workdir, overrides, task, optimiser, display, split, began) as loop,
+        ):
             return loop.run(train_step, max(group, 1), lambda: caught.received)
 
 
@@ -469,6 +468,8 @@ class _Loop:
         return True
 
     def _draw(self) -> list[dict[str, Any]]:
+        from rnnlab import plots  # not before the first step: it brings matplotlib
+
         rows = runfolder.read_rows(self.workdir / "metrics.jsonl")
         plots.curves(
             rows,

@@ -566,7 +566,7 @@ def test_what_orbax_cannot_write_is_one_line(tmp_path, monkeypatch, raised, told
         raise ValueError(raised)
 
     save(tmp_path, 1)
-    monkeypatch.setattr(checkpoint.ocp, "save", refuse)
+    monkeypatch.setattr(checkpoint._orbax(), "save", refuse)
     with pytest.raises(StorageError) as error:
         save(tmp_path, 2)
     assert str(error.value) == f"cannot write checkpoint {tmp_path / '00000002'}: {told}"
