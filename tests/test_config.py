@@ -34,6 +34,8 @@ def get_config():
         config.train[name] = 1
     for name in ("eval_every", "checkpoint_every", "sample_every"):
         config.train[name] = 0
+    config.train.steps_per_dispatch = 0
+    config.parallel = ConfigDict({"devices": 0})
     return config.lock()
 """
 
@@ -275,6 +277,7 @@ def test_keys_that_are_none():
         ("seed=4294967296", "'seed' must be below 2^32"),
         ("train.steps=0", "'train.steps' must be at least 1, got 0"),
         ("train.keep=-1", "'train.keep' must be at least 1"),
+        ("parallel.devices=-1", "'parallel.devices' must be at least 0, got -1"),
         (
             "train.eval_every=-1",
             "'train.eval_every' must be at least 0 (0: only at the end), got -1",

@@ -362,3 +362,45 @@ def test_make_refuses():
     for change in ({"reduction": "sum"}, {"ema": 1.0}, {"ema": -0.1}, {"ema": float("nan")}):
         with pytest.raises(UsageError, match=r"optim\.(reduction|ema) must be"):
             machinery(**change)
+
+
+def test_steps_a_dispatch():
+    assert [step.steps_per_dispatch(w) for w in (1e3, 5e6, 25e6, 1e9)] == [16, 8, 1, 1]
+
+
+def test_how_steps_are_grouped_changes_no_bit():
+    made, ends = optimiser(), []
+    for group, sizes in ((1, [1] * 7), (4, [4, 3]), (4, [1, 1, 2, 3]), (4, [1] * 7)):
+        state = step.start(task(), made, seed=0, average=True)
+        take = step.make(
+            task(), made, average_decay=0.9, reduction="mean", log_every=3, group=group
+        )
+        done = 0
+        for size in sizes:
+            these = [batch(n, noise=0.1) for n in range(done, done + size)]
+            state, report = take(state, these if group > 1 else these[0])
+            done += size
+        assert int(report["step"]) == done == 7
+        ends.append((snapshot(state), snapshot(report)))
+    # The loop's program by itself; that it also has the bits of the single step is the compiler's
+    # doing, which tests/test_train.py sees on a whole run.
+    assert all(same_bits(ends[1], end) for end in ends[2:])
+    for a, b in zip(*map(jax.tree.leaves, (ends[0], ends[1])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_fault_within_a_group_ends_it():
+    made = optimiser()
+    kept = []
+    for group in (1, 4):
+        state = step.start(task(), made, seed=0, average=True)
+        take = step.make(
+            task(), made, average_decay=0.9, reduction="mean", log_every=3, group=group
+        )
+        these = [batch(n, factor=np.nan if n == 2 else 1.0) for n in range(4)]
+        for given in [these] if group > 1 else these:
+            state, report = take(state, given)
+        assert (int(report["step"]), int(report["fault"])) == (2, 3)
+        kept.append(snapshot(state.params))
+    for a, b in zip(*map(jax.tree.leaves, kept), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
