@@ -25,8 +25,7 @@ from jax.sharding import PartitionSpec as P
 from rnnlab.types import Array, UsageError
 
 AXIS = "data"
-ROWS_EACH = 8  # the fewest rows of a batch for which a CPU core is a device of its own
-WIDEST = 256  # the most units for which it is: beyond, a product itself keeps all cores busy
+ROWS_EACH = 16  # the fewest rows of a batch for which a CPU core is a device of its own
 
 
 class Split(NamedTuple):
@@ -62,7 +61,7 @@ def cores() -> int:
 
 def wins(*, hidden: int, layers: int, batch: int, window: int, devices: int) -> bool:
     """Whether splitting over so many CPU devices is worth it, by rule of thumb."""
-    return batch >= ROWS_EACH * devices and hidden <= WIDEST
+    return batch >= ROWS_EACH * devices
 
 
 def host_devices(*, requested: int, batch: int, **shape: int) -> int:
