@@ -250,7 +250,7 @@ def test_how_many_devices(monkeypatch):
     shape = {"hidden": 64, "layers": 1, "window": 32}
     monkeypatch.setattr(parallel, "cores", lambda: 4)
     counted = {b: parallel.host_devices(requested=0, batch=b, **shape) for b in (1, 16, 24, 50, 64)}
-    assert counted == {1: 1, 16: 2, 24: 3, 50: 2, 64: 4}
+    assert counted == {1: 1, 16: 1, 24: 1, 50: 2, 64: 4}
     assert parallel.host_devices(requested=5, batch=1, **shape) == 5
     monkeypatch.setattr(parallel, "cores", lambda: 1)
     assert parallel.host_devices(requested=0, batch=64, **shape) == 1
