@@ -179,9 +179,12 @@ def parser() -> argparse.ArgumentParser:
         "step). A flag that is not given takes the suite's own default.",
     )
     bench.add_argument(
-        "suite", nargs="?", metavar="SUITE", help="step, scaling, memory, generation or startup"
+        "suite",
+        nargs="?",
+        default="step",
+        metavar="SUITE",
+        help="step, scaling, memory, generation or startup (default: step)",
     )
-    bench.add_argument("--suite", dest="named", metavar="SUITE", help="the same (default: step)")
     for name, kind, metavar, summary in BENCH_FLAGS:
         bench.add_argument(f"--{name}", type=kind, metavar=metavar, help=summary)
     bench.add_argument(
@@ -279,13 +282,11 @@ def run_bench(flags: argparse.Namespace) -> None:
     from rnnlab import bench
     from rnnlab.types import UsageError
 
-    if flags.suite and flags.named and flags.suite != flags.named:
-        raise UsageError(f"two suites: {flags.suite} and --suite={flags.named}")
     if flags.json in bench.SUITES:
         raise UsageError(f"--json takes '{flags.json}' for a file: put --json last, or --json=FILE")
     given = {name: getattr(flags, name) for name, *_ in BENCH_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
-    bench.run(flags.suite or flags.named or "step", given, flags.json)
+    bench.run(flags.suite, given, flags.json)
 
 
 def main(arguments: list[str]) -> int:

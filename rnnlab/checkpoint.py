@@ -24,7 +24,6 @@ import json
 import logging
 import math
 import os
-import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnlab import machine
 from rnnlab.types import CheckpointError, StorageError, UsageError
 
 _MANIFEST, _META, _STATE = "manifest.json", "meta.json", "state"
@@ -381,7 +381,6 @@ def _short(text: str | None) -> str:
 
 def _environment() -> dict[str, Any]:
     """What the bits of a computation depend on besides the program."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it; XLA goes by it
     return {
         "jax": jax.__version__,
         "jaxlib": version("jaxlib"),
@@ -389,23 +388,14 @@ def _environment() -> dict[str, Any]:
         "orbax-checkpoint": version("orbax-checkpoint"),
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "processor": _processor(),
-        "cpus": len(affinity(0)) if affinity else os.cpu_count(),
+        "processor": machine.processor(),
+        "cpus": machine.allowed(),  # XLA goes by it
         "NPROC": os.environ.get("NPROC"),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
     }
 
 
 @functools.cache
-def _processor() -> str:
-    # XLA compiles for the instruction set it finds, and that changes bits.
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 # ---- leaves
 #
 # Orbax gets a flat dict of host arrays, named by their paths: without a template it would make

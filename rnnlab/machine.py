@@ -1,5 +1,6 @@
-"""What the benchmark says of the machine and the versions. No name of a host or user is asked for."""
+"""The machine and the versions of packages. No name of a host or user is asked for."""
 
+import contextlib
 import os
 import platform
 from datetime import UTC, datetime
@@ -10,35 +11,39 @@ from typing import Any
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "numpy")
 
 
-def cores() -> int:
-    """The processor cores that this process may use."""
+def allowed() -> int:
+    """The processor cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
+def cores() -> int:
+    """The cores that computing should use: NPROC, which XLA goes by, or else those allowed."""
+    told = os.environ.get("NPROC", "")
+    return int(told) if told.isdigit() and int(told) else allowed()
+
+
 def available_memory() -> int:
     """Bytes that could be allocated now; on a system that does not say, all of its memory."""
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) << 10
-    except OSError:
-        pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _processor() -> str:
-    try:
+def processor() -> str:
+    """The processor's name: XLA compiles for the instruction set it finds, and that changes bits."""
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -48,11 +53,11 @@ def _version(package: str) -> str | None:
 def facts(*, threads: int, memory: str) -> dict[str, Any]:
     """What a reader of the numbers must know. threads, memory: the flags of the benchmark."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version()} | {p: installed(p) for p in PACKAGES},
         "threads": threads,
         "precision": "float32, matrix products at 'highest'",
         "memory": memory,

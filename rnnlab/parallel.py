@@ -12,7 +12,6 @@ How a batch is cut along B is in `rnnlab.types.Task`. With dropout each CPU devi
 its own, so another number of devices means other draws; the mathematics is the same.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from rnnlab.machine import cores
 from rnnlab.types import Array, UsageError
 
 AXIS = "data"
@@ -49,14 +49,6 @@ SINGLE = Split()
 
 
 # ---- which devices
-
-
-def cores() -> int:
-    """The CPU cores this process may use: NPROC, which XLA goes by, or else its affinity."""
-    told = os.environ.get("NPROC", "")
-    if told.isdigit() and int(told):
-        return int(told)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wins(*, hidden: int, layers: int, batch: int, window: int, devices: int) -> bool:

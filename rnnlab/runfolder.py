@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 from tensorboardX import RecordWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from rnnlab import machine
 from rnnlab.types import InUseError, StorageError, UsageError
 
 _NON_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
@@ -265,23 +265,17 @@ def describe(*, overrides: list[str]) -> dict[str, Any]:
         "command": list(sys.argv),
         "overrides": list(overrides),
         "git": _git(),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {p: machine.installed(p) for p in _PACKAGES},
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "device": devices[0].device_kind,
         "devices": len(devices),
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),
-        "cpus_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cpus_allowed": machine.allowed(),
         "environment": {name: os.environ.get(name) for name in ("NPROC", "XLA_FLAGS")},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _git() -> dict[str, Any] | None:

@@ -42,7 +42,11 @@ ENDLESS_SCHEDULES = ("constant", "step")
 # What shows that a folder without a config.json belongs to something else.
 RUN_FILES = ("checkpoints", "metrics.jsonl", "samples.txt", "summary.json", "run.json")
 # Keys that older runs lack, and what those did.
-LATER = {"parallel": {"devices": 1}, "train": {"steps_per_dispatch": 1}}
+LATER = {
+    "parallel": {"devices": 1},
+    "train": {"steps_per_dispatch": 1},
+    "model": {"path": "plain", "keep": "preactivations", "precision": "float32"},
+}
 
 
 def build(config: Config, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
@@ -131,6 +135,8 @@ def saved_config(workdir: Path) -> Config | None:
     saved = runfolder.read_json(path)
     for part, values in LATER.items():
         saved[part] = {**values, **saved.get(part, {})}
+    if saved["model"].pop("compute_dtype", None) == "bfloat16":  # what precision was called
+        saved["model"]["precision"] = "bf16"
     return configuration.from_json(saved)
 
 

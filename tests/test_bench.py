@@ -434,7 +434,6 @@ def test_a_library_that_is_not_installed_is_one_line(here, capsys, monkeypatch):
     ("arguments", "said"),
     [
         (["speed"], "there is no suite 'speed'"),
-        (["step", "--suite=memory"], "two suites"),
         (["--cells=lstm,lstn"], "no 'lstn'"),
         (["--cells="], "--cells"),
         (["--libraries=keras"], "no 'keras'"),

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rnnlab"
 
 # A module may import those of the rows above its own; a package's name stands for all in it.
 LAYERS = (
-    ("types",),
+    ("types", "machine"),
     (
         "initialisers",
         "vocabulary",
@@ -32,7 +32,7 @@ LAYERS = (
     ("model", "sample", "interop"),
     ("tasks", "step"),
     ("train",),
-    ("contenders", "machine"),
+    ("contenders",),
     ("worker",),
     ("measure",),
     ("bench",),

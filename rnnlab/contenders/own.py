@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rnnlab import interop, metrics, model, optim, parallel, sample, step
 from rnnlab.contenders import CLIP, LEARNING_RATE, TEMPERATURE, Case, Contender, tokens
@@ -155,7 +156,7 @@ class Own(Contender):
             epsilon=1e-8,
             rms_decay=0.0,
             weight_decay=0.0,
-            schedule=constant(LEARNING_RATE),
+            schedule=optax.constant_schedule(LEARNING_RATE),
         )
         self.train_step: Any = step.make(
             self.task, optimiser, average_decay=0.0, reduction="mean", log_every=50, split=split
@@ -202,19 +203,6 @@ class Own(Contender):
             temperature=TEMPERATURE,
         )
         return np.concatenate(list(pieces))
-
-
-def constant(rate: float) -> Callable[[Any], Any]:
-    """A constant schedule, as `optim.schedule` makes it."""
-    return optim.schedule(
-        kind="constant",
-        learning_rate=rate,
-        steps=1,
-        warmup_steps=0,
-        final_fraction=0.0,
-        decay_every=1,
-        decay_factor=1.0,
-    )
 
 
 def evaluate(case: Case, net: Model, weights: Params) -> dict[str, Any]:
