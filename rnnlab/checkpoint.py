@@ -18,7 +18,6 @@ One process writes to a root at a time (runfolder.lock); any number may read.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -395,7 +394,6 @@ def _environment() -> dict[str, Any]:
     }
 
 
-@functools.cache
 # ---- leaves
 #
 # Orbax gets a flat dict of host arrays, named by their paths: without a template it would make

@@ -1,6 +1,7 @@
 """The machine and the versions of packages. No name of a host or user is asked for."""
 
 import contextlib
+import functools
 import os
 import platform
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ def available_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+@functools.cache
 def processor() -> str:
     """The processor's name: XLA compiles for the instruction set it finds, and that changes bits."""
     with contextlib.suppress(OSError):
