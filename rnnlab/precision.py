@@ -10,6 +10,7 @@ sum over batch and time is float32 and stays so: through a plain cast JAX would 
 """
 
 import difflib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,53 +44,32 @@ def check(name: Any) -> None:
 def matmul(name: str) -> Callable[[Array, Array], Array]:
     """`x [..., D] @ w [D, H]` -> [..., H] in the given precision.
 
-    It works under jit, vmap, scan, forward mode and gradients of any order; bf16 not under explicit
-    sharding, and in jax.shard_map with check_vma=False alone.
+    It works under jit, vmap, scan, forward mode and gradients of any order; bf16, and on a CPU all
+    three, not under explicit sharding, and in jax.shard_map with check_vma=False alone.
 
     Raises UsageError for an unknown name.
     """
     check(name)
 
-    def product(x: Array, w: Array) -> Array:
-        if name != "bf16":
-            return jnp.matmul(x, w, precision=_LAX[name])
-        axes = (((x.ndim - 1,), (0,)), ((), ()))
-        return _bf16_p.bind(x.astype(w.dtype), w, axes=_plain(axes))
-
-    @jax.custom_jvp
-    def of_rows(x: Array, w: Array) -> Array:
-        return product(x, w)
-
-    def tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        (x, w), (dx, dw) = primals, tangents
-        result = product(x, w)
-        if _still(dw):
-            return result, product(dx, w)
-        moved = product(lax.optimization_barrier(x.T).T, dw)
-        return result, moved if _still(dx) else moved + product(dx, w)
-
-    of_rows.defjvp(tangent, symbolic_zeros=True)
-
     def dot(x: Array, w: Array) -> Array:
-        # On a CPU the gradient of w, a sum over all rows, is worth a transposition of x beforehand:
-        # XLA has a fast product for x^T [D, TB] @ g [TB, H] where x^T lies in memory, and by itself
-        # takes another at half that speed.
-        if x.ndim < 3 or jax.default_backend() != "cpu":
-            return product(x, w)
-        return of_rows(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
+        if name == "bf16":
+            x = x.astype(w.dtype)
+        elif jax.default_backend() != "cpu":
+            return jnp.matmul(x, w, precision=_LAX[name])
+        dtype = jnp.result_type(x, w)
+        axes = (((x.ndim - 1,), (0,)), ((), ()))
+        return _product_p.bind(x.astype(dtype), w.astype(dtype), axes=_plain(axes), name=name)
 
     return dot
 
 
-def _still(tangent: Any) -> bool:
-    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-
-
-# The product of bf16 is a primitive of its own, since that alone gives its gradients the same form
+# The product is a primitive of its own. Under bf16 that alone gives its gradients the same form
 # (bfloat16 operands, float32 result) and keeps forward mode: custom_vjp would lose the latter, and
-# what custom_jvp gives, lax.dot_general transposes, rounding what it sums to bfloat16.
+# what custom_jvp gives, lax.dot_general transposes, rounding what it sums to bfloat16. On a CPU it
+# gives each product, gradients included, the arrangement that XLA has a fast kernel for.
 
-_bf16_p = Primitive("bf16_dot_general")
+_product_p = Primitive("precise_dot_general")
+FEW_ROWS, WIDE = 32, 2**18  # rows of one operand, elements of the other: see `_on_cpu`
 
 
 def _plain(axes: Axes) -> Axes:
@@ -97,19 +77,37 @@ def _plain(axes: Axes) -> Axes:
     return tuple(tuple(tuple(map(int, side)) for side in pair) for pair in axes)  # type: ignore
 
 
-def _product(x: Array, w: Array, *, axes: Axes) -> Array:
+def _product(x: Array, w: Array, *, axes: Axes, name: str) -> Array:
+    if name != "bf16":
+        return lax.dot_general(x, w, axes, precision=_LAX[name])
     low = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
-    return lax.dot_general(*low, axes, preferred_element_type=jnp.float32).astype(x.dtype)
+    # The precision too is said: a process-wide flag would else ask for passes over what is not there.
+    asked = {"precision": lax.Precision.DEFAULT, "preferred_element_type": jnp.float32}
+    return lax.dot_general(*low, axes, **asked).astype(x.dtype)
 
 
-def _product_on_cpu(x: Array, w: Array, *, axes: Axes) -> Array:
-    # The same values: a product of two bfloat16 is exact in float32. XLA's CPU compiler refuses some
-    # products of bfloat16 with a float32 result, and the others are no faster there.
-    low = lax.reduce_precision(x, 8, 7), lax.reduce_precision(w, 8, 7)
-    return lax.dot_general(*low, axes, precision=_LAX["float32"])
+def _on_cpu(x: Array, w: Array, *, axes: Axes, name: str) -> Array:
+    if name == "bf16":
+        # The same values: a product of two bfloat16 is exact in float32. XLA's CPU compiler refuses
+        # some products of bfloat16 with a float32 result, and the others are no faster there.
+        x, w = lax.reduce_precision(x, 8, 7), lax.reduce_precision(w, 8, 7)
+    (of_x, of_w), (batch, _) = axes
+    dot, lie = functools.partial(jnp.matmul, precision=_LAX["float32"]), lax.optimization_barrier
+    rows = tuple(range(x.ndim - 1))
+    if rows and of_x == of_w == rows and w.ndim == x.ndim:
+        # A sum over all rows, the gradient of a weight. XLA multiplies x^T [D, TB] by [TB, H] twice
+        # as fast if x^T lies in memory, and by itself leaves it where it is.
+        return dot(lie(x.reshape(-1, x.shape[-1]).T), w.reshape(-1, w.shape[-1]))
+    by_row = not batch and x.ndim == w.ndim == 2 and of_x == (1,)
+    if by_row and x.shape[0] <= FEW_ROWS and w.size >= WIDE:
+        # Few rows and a wide matrix, the product inside a loop: faster as w^T x^T, by up to a half.
+        # w^T does not depend on the step, and XLA moves it out of the loop.
+        turned = w if of_w == (1,) else lie(w.T)
+        return lie(dot(turned, lie(x.T))).T
+    return lax.dot_general(x, w, axes, precision=_LAX["float32"])
 
 
-def _shape(x: Any, w: Any, *, axes: Axes) -> Any:
+def _shape(x: Any, w: Any, *, axes: Axes, name: str) -> Any:
     contracted, batch = axes
     free = (
         [n for axis, n in enumerate(a.shape) if axis not in (*c, *b)]
@@ -119,7 +117,7 @@ def _shape(x: Any, w: Any, *, axes: Axes) -> Any:
     return x.update(shape=tuple(shape))
 
 
-def _gradient(g: Array, other: Array, wanted: Any, axes: Axes, *, first: bool) -> Array:
+def _gradient(g: Array, other: Array, wanted: Any, axes: Axes, name: str, *, first: bool) -> Array:
     """The cotangent of the operand `wanted`, from that of the product and the other operand."""
     (c_wanted, c_other), (b_wanted, b_other) = axes if first else [pair[::-1] for pair in axes]
     free = [a for a in range(wanted.aval.ndim) if a not in (*c_wanted, *b_wanted)]
@@ -127,15 +125,20 @@ def _gradient(g: Array, other: Array, wanted: Any, axes: Axes, *, first: bool) -
     count = len(b_other)
     # Axes of g: the batch, what is free in the first operand, what is free in the second.
     start = count + (len(free) if first else 0)
-    summed = range(start, start + len(free_other))
-    result = _bf16_p.bind(
-        g, other, axes=_plain(((tuple(summed), tuple(free_other)), (tuple(range(count)), b_other)))
-    )
-    order = [*b_wanted, *free, *(c_wanted[i] for i in np.argsort(c_other))]
+    of_g, of_other = tuple(range(start, start + len(free_other))), tuple(free_other)
+    held = [c_wanted[i] for i in np.argsort(c_other)]
+    if first:
+        pairs = (of_g, of_other), (tuple(range(count)), b_other)
+        result = _product_p.bind(g, other, axes=_plain(pairs), name=name)
+        order = [*b_wanted, *free, *held]
+    else:
+        pairs = (of_other, of_g), (b_other, tuple(range(count)))
+        result = _product_p.bind(other, g, axes=_plain(pairs), name=name)
+        order = [*b_wanted, *held, *free]
     return lax.transpose(result, np.argsort(order))
 
 
-def _batched(operands: Any, mapped: Any, *, axes: Axes) -> tuple[Array, int]:
+def _batched(operands: Any, mapped: Any, *, axes: Axes, name: str) -> tuple[Array, int]:
     contracted, batch = axes
     # The mapped axis is moved to the front of its operand, and the others count from there.
     moved = [
@@ -149,21 +152,23 @@ def _batched(operands: Any, mapped: Any, *, axes: Axes) -> tuple[Array, int]:
     )
     if all(shift):
         batch = [[0, *side] for side in batch]
-        return _bf16_p.bind(*moved, axes=_plain((contracted, batch))), 0  # type: ignore
+        axes, at = _plain((contracted, batch)), 0  # pyright: ignore[reportArgumentType]
+        return _product_p.bind(*moved, axes=axes, name=name), at
     # One operand alone is mapped: its new axis is a free one, the first of its own.
     free = operands[0].ndim - len(contracted[0]) - len(batch[0])
     at = len(batch[0]) + (0 if shift[0] else free)
-    return _bf16_p.bind(*moved, axes=_plain((contracted, batch))), at  # type: ignore
+    axes = _plain((contracted, batch))  # pyright: ignore[reportArgumentType]
+    return _product_p.bind(*moved, axes=axes, name=name), at
 
 
-_bf16_p.def_impl(jax.jit(_bf16_p.bind, static_argnames="axes"))
-_bf16_p.def_abstract_eval(_shape)
-for _function, _platform in ((_product, None), (_product_on_cpu, "cpu")):
+_product_p.def_impl(jax.jit(_product_p.bind, static_argnames=("axes", "name")))
+_product_p.def_abstract_eval(_shape)
+for _function, _platform in ((_product, None), (_on_cpu, "cpu")):
     _lowering = mlir.lower_fun(_function, multiple_results=False)
-    mlir.register_lowering(_bf16_p, _lowering, platform=_platform)
-batching.primitive_batchers[_bf16_p] = _batched
+    mlir.register_lowering(_product_p, _lowering, platform=_platform)
+batching.primitive_batchers[_product_p] = _batched
 ad.defbilinear(
-    _bf16_p,
-    lambda g, x, w, *, axes: _gradient(g, w, x, axes, first=True),
-    lambda g, x, w, *, axes: _gradient(g, x, w, axes, first=False),
+    _product_p,
+    lambda g, x, w, *, axes, name: _gradient(g, w, x, axes, name, first=True),
+    lambda g, x, w, *, axes, name: _gradient(g, x, w, axes, name, first=False),
 )

@@ -53,7 +53,11 @@ class Worker:
             stderr=self.errors,
             env=os.environ
             | dict.fromkeys(pools, str(threads))
-            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)},
+            | {
+                "JAX_PLATFORMS": "cpu",
+                "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+                "PYTHONPATH": os.pathsep.join(paths),
+            },
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
 

@@ -108,9 +108,10 @@ def test_kernel_gradients_at_bfloat16_have_more_than_its_bits(name):
 AXES = [(0, None), (None, 0), (0, 0), (1, 1), (2, 1), (None, 1)]
 
 
+@pytest.mark.parametrize("name", ["float32", "bf16"])
 @pytest.mark.parametrize("axes", AXES, ids=str)
-def test_vmap_of_bfloat16_is_a_loop(axes):
-    dot, count = precision.matmul("bf16"), 4
+def test_vmap_is_a_loop(axes, name):
+    dot, count = precision.matmul(name), 4
 
     def mapped(shape, axis, seed):
         return (
@@ -148,7 +149,8 @@ def test_vmap_of_bfloat16_is_a_loop(axes):
         strict=True,
     ):
         wanted = sum(parts) if axis is None else jnp.stack(parts, axis)
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=0.02)  # sums rounded elsewhere
+        rounding = {"float32": 1e-5, "bf16": 0.02}[name]  # of bf16 the sums are rounded elsewhere
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=rounding)
 
 
 def test_two_mapped_axes():
@@ -172,6 +174,29 @@ def test_every_order_of_gradient_in_both_modes(name):
         mixed = outer(inner(lambda x, w: dot(x, w).sum(), 0), 1)(x, w)
         wanted = np.broadcast_to(np.eye(D)[None, :, :, None], (T, D, D, H))
         np.testing.assert_array_equal(mixed, wanted)
+
+
+# Rows [..., D] and columns H of products that a CPU computes in each of its arrangements.
+ARRANGED = [((32,), 512, 512), ((33,), 512, 512), ((8,), 3, 5), ((7, 4), 3, 5), ((2, 7, 4), 3, 5)]
+
+
+@pytest.mark.parametrize(("rows", "size", "width"), ARRANGED, ids=str)
+def test_every_arrangement_is_the_product(rows, size, width, float64):
+    """Value, both gradients, and the same inside a scan, against NumPy's."""
+    dot = precision.matmul("float32")
+    x, w = draw(*rows, size, dtype=np.float64), draw(size, width, seed=1, dtype=np.float64)
+    g = draw(*rows, width, seed=2, dtype=np.float64)
+
+    def looped(x, w):
+        return jax.lax.scan(lambda total, _: (total + dot(x, w), None), jnp.zeros(g.shape), None, 3)
+
+    for function, times in ((dot, 1), (lambda x, w: looped(x, w)[0], 3)):
+        value, pull = jax.jit(lambda x, w, f=function: jax.vjp(f, x, w))(x, w)
+        of_x, of_w = jax.jit(lambda pull, g: pull(g))(pull, g)
+        np.testing.assert_allclose(value, times * (x @ w), rtol=0, atol=1e-11)
+        np.testing.assert_allclose(of_x, times * (g @ w.T), rtol=0, atol=1e-11)
+        flat = x.reshape(-1, size).T @ g.reshape(-1, width)
+        np.testing.assert_allclose(of_w, times * flat, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["float32", "tf32"])

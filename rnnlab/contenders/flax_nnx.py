@@ -59,8 +59,7 @@ class Flax(Contender):
     """Flax's nnx."""
 
     def __init__(self, *, threads: int):
-        del threads  # NPROC has told XLA
-        jax.config.update("jax_default_matmul_precision", "highest")
+        del threads  # the environment has told XLA
 
     def setup(self, *, case: Case, weights: Any) -> None:
         """See `Contender`."""

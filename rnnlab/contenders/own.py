@@ -78,8 +78,7 @@ class Own(Contender):
     others are compared: `reference`, `exported` and `compare` are asked of that worker."""
 
     def __init__(self, *, threads: int, path: str):
-        del threads  # NPROC has told XLA
-        jax.config.update("jax_default_matmul_precision", "highest")
+        del threads  # the environment has told XLA
         self.path = path
 
     # The reference
