@@ -3,6 +3,7 @@
 A file is a library, a class of it a `Contender`. This file imports none of them.
 """
 
+import itertools
 import resource
 import sys
 import time
@@ -67,8 +68,12 @@ class Contender:
         raise NotImplementedError
 
     def step(self) -> None:
-        """One train step, finished when it returns."""
+        """One train step, under way when it returns; the one before it is finished then, as in a
+        training loop that reads its report one step late."""
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """Wait for the last step."""
 
     def check(self) -> dict[str, Any]:
         """logits [T, B, V], loss and gradients at the weights given, laid out as they were."""
@@ -83,19 +88,21 @@ class Contender:
         raise NotImplementedError
 
     def times(self, *, steps: int) -> list[float]:
-        """Seconds of each of so many train steps.
+        """Seconds of so many train steps, from step to step; the last one is waited for.
 
         Where there are many, one more goes before them untimed: it wakes the threads up and fills
         the caches that another worker has used.
         """
         if steps >= 4:
             self.step()
-        found = []
-        for _ in range(steps):
-            began = time.perf_counter()
+            self.settle()
+        moments = [time.perf_counter()]
+        for number in range(steps):
             self.step()
-            found.append(time.perf_counter() - began)
-        return found
+            if number == steps - 1:
+                self.settle()
+            moments.append(time.perf_counter())
+        return [after - before for before, after in itertools.pairwise(moments)]
 
     def writing(self, *, length: int, count: int) -> list[float]:
         """Seconds of `length` characters of `count` texts, as a list of one."""

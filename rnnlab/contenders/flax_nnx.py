@@ -71,10 +71,15 @@ class Flax(Contender):
         self.optimizer = nnx.Optimizer(self.model, rule, wrt=nnx.Param)
         inputs, targets = tokens(case)
         self.batch = {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets)}
+        self.loss = None
 
     def step(self) -> None:
-        """One train step; the new weights are waited for."""
-        train_step(self.model, self.optimizer, self.batch)
+        """See `Contender`."""
+        before, self.loss = self.loss, train_step(self.model, self.optimizer, self.batch)
+        jax.block_until_ready(before)
+
+    def settle(self) -> None:
+        """See `Contender`."""
         jax.block_until_ready(nnx.state(self.model, nnx.Param))
 
     def check(self) -> dict[str, Any]:

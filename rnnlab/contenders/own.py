@@ -161,11 +161,16 @@ class Own(Contender):
             self.task, optimiser, average_decay=0.0, reduction="mean", log_every=50, split=split
         )
         self.state = parallel.place(split, step.start(self.task, optimiser, seed=0, average=False))
-        self.batch = self.task.batch(0)
+        self.batch, self.report = self.task.batch(0), None
 
     def step(self) -> None:
-        """One train step; the state is waited for."""
-        self.state, _ = self.train_step(self.state, self.batch)
+        """See `Contender`."""
+        before = self.report
+        self.state, self.report = self.train_step(self.state, self.batch)
+        jax.block_until_ready(before)
+
+    def settle(self) -> None:
+        """See `Contender`."""
         jax.block_until_ready(self.state)
 
     def check(self) -> dict[str, Any]:
