@@ -283,8 +283,9 @@ def products(jaxpr):
     """Floating-point operations of the matrix products in a jaxpr, loops counted in full."""
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            ((contracted, _), _) = equation.params["dimension_numbers"]
+        axes = {"dot_general": "dimension_numbers", "precise_dot_general": "axes"}
+        if name := axes.get(equation.primitive.name):
+            ((contracted, _), _) = equation.params[name]
             left = equation.invars[0].aval.shape
             depth = int(np.prod([left[axis] for axis in contracted]))
             total += 2 * depth * int(np.prod(equation.outvars[0].aval.shape))
