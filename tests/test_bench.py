@@ -76,6 +76,7 @@ def ran(capsys, *arguments):
 # The whole, with real workers
 
 
+@pytest.mark.slow
 def test_the_step_suite_from_command_to_tables(tmp_path, capsys):
     libraries = ["rnnlab", "rnnlab-plain", "flax"] + ["torch"] * HAS_TORCH
     path = tmp_path / "found.json"
@@ -362,6 +363,7 @@ def test_fields_of_a_table():
 # The other suites
 
 
+@pytest.mark.slow
 def test_scaling(here, capsys):
     code, found, _ = ran(
         capsys,
@@ -381,6 +383,7 @@ def test_scaling(here, capsys):
         assert row["us a time step"] == pytest.approx(row["ms a step"] * 1e3 / steps)
 
 
+@pytest.mark.slow
 def test_memory_says_what_it_did_not_run(here, capsys, monkeypatch):
     available = iter([1 << 10, 1 << 40])
     monkeypatch.setattr(machine, "available_memory", lambda: next(available))

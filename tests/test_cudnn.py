@@ -23,7 +23,11 @@ T, B, D, H = 6, 3, 4, 5
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 on_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a CUDA GPU")
 stacks = pytest.mark.parametrize(
-    ("depth", "bidirectional"), [(1, False), (2, False), (3, False), (1, True), (2, True)]
+    ("depth", "bidirectional"),
+    [
+        pytest.param(n, both, marks=pytest.mark.slow if n == 1 else ())
+        for n, both in ((1, False), (3, False), (1, True), (2, True))
+    ],
 )
 
 

@@ -197,6 +197,7 @@ def test_folders_without_a_run_are_one_line(tmp_path, capsys):
     assert "--config=FILE" in refused(capsys, ["train", f"--workdir={tmp_path / 'none'}"])
 
 
+@pytest.mark.slow
 def test_another_model_or_vocabulary_in_the_folder_is_shown(run, text, tmp_path, capsys):
     import shutil
 

@@ -126,7 +126,12 @@ def numbers(state):
 
 @two_devices
 @pytest.mark.parametrize(
-    ("kind", "reduction"), [("apart", "mean"), ("apart", "sum_over_time"), ("mesh", "mean")]
+    ("kind", "reduction"),
+    [
+        ("apart", "mean"),
+        pytest.param("apart", "sum_over_time", marks=pytest.mark.slow),
+        ("mesh", "mean"),
+    ],
 )
 def test_two_devices_are_one_in_float64(kind, reduction, text, float64):
     one, told = stepped(text, "single", np.float64, reduction=reduction)
@@ -148,6 +153,7 @@ def test_two_devices_are_one_in_float32(kind, text):
     assert worst(one.carry, two.carry) < 1e-5
 
 
+@pytest.mark.slow
 @two_devices
 def test_in_a_mesh_dropout_is_that_of_one_device(text):
     changes = ("model.dropout=0.5",)
@@ -338,6 +344,7 @@ def trained(text, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(trained):
     one, two = rows(trained / "one"), rows(trained / "two")
     assert [(r["step"], r["split"]) for r in one] == [(r["step"], r["split"]) for r in two]
