@@ -10,7 +10,6 @@ sum over batch and time is float32 and stays so: through a plain cast JAX would 
 """
 
 import difflib
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,7 +68,7 @@ def matmul(name: str) -> Callable[[Array, Array], Array]:
 # gives each product, gradients included, the arrangement that XLA has a fast kernel for.
 
 _product_p = Primitive("precise_dot_general")
-FEW_ROWS, WIDE = 32, 2**18  # rows of one operand, elements of the other: see `_on_cpu`
+FEW_ROWS, WIDE = 128, 2**18  # rows of one operand, elements of the other: see `_on_cpu`
 
 
 def _plain(axes: Axes) -> Axes:
@@ -92,19 +91,23 @@ def _on_cpu(x: Array, w: Array, *, axes: Axes, name: str) -> Array:
         # some products of bfloat16 with a float32 result, and the others are no faster there.
         x, w = lax.reduce_precision(x, 8, 7), lax.reduce_precision(w, 8, 7)
     (of_x, of_w), (batch, _) = axes
-    dot, lie = functools.partial(jnp.matmul, precision=_LAX["float32"]), lax.optimization_barrier
+    exact, lie = _LAX["float32"], lax.optimization_barrier
     rows = tuple(range(x.ndim - 1))
     if rows and of_x == of_w == rows and w.ndim == x.ndim:
         # A sum over all rows, the gradient of a weight. XLA multiplies x^T [D, TB] by [TB, H] twice
         # as fast if x^T lies in memory, and by itself leaves it where it is.
-        return dot(lie(x.reshape(-1, x.shape[-1]).T), w.reshape(-1, w.shape[-1]))
-    by_row = not batch and x.ndim == w.ndim == 2 and of_x == (1,)
-    if by_row and x.shape[0] <= FEW_ROWS and w.size >= WIDE:
-        # Few rows and a wide matrix, the product inside a loop: faster as w^T x^T, by up to a half.
-        # w^T does not depend on the step, and XLA moves it out of the loop.
-        turned = w if of_w == (1,) else lie(w.T)
-        return lie(dot(turned, lie(x.T))).T
-    return lax.dot_general(x, w, axes, precision=_LAX["float32"])
+        lying = lie(x.reshape(-1, x.shape[-1]).T)
+        return jnp.matmul(lying, w.reshape(-1, w.shape[-1]), precision=exact)
+    if not batch and x.ndim == w.ndim == 2 and of_x == (1,):
+        # Rows times a matrix, the product inside a loop. What is done to w alone does not depend
+        # on the step, and XLA moves it out of the loop.
+        if x.shape[0] <= FEW_ROWS and w.size >= WIDE:
+            # Faster as (w^T x^T)^T, by up to a half; x itself is best left as it lies.
+            turned = w if of_w == (1,) else lie(w.T)
+            return lie(lax.dot_general(turned, x, (((1,), (1,)), ((), ())), precision=exact)).T
+        if of_w == (1,):  # the gradient of the state: else XLA would turn w at every step
+            return jnp.matmul(x, lie(w.T), precision=exact)
+    return lax.dot_general(x, w, axes, precision=exact)
 
 
 def _shape(x: Any, w: Any, *, axes: Axes, name: str) -> Any:
