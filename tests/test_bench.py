@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import launch
-from rnnlab import bench, host, machine, measure, metrics
+from rnnlab import bench, contenders, host, machine, measure, metrics
 from rnnlab.contenders import Case, flops, tokens
 from rnnlab.contenders.flax_nnx import Flax
 from rnnlab.contenders.own import Own, build
@@ -330,6 +330,32 @@ def test_ratios_are_taken_within_a_round():
     assert measure.speed(rounds, "a", "c") is None
     assert measure.summary([[1.0, 2.0], [3.0, 4.0, 5.0]]) == (3.0, 2.0, 4.0)
     assert measure.summary([[7.0]]) == (7.0, 7.0, 7.0)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("steps", [1, 3, 4, 7])
+def test_each_step_is_timed_from_end_to_end(ahead, steps, monkeypatch):
+    """On a clock of its own: step k takes k + 1 seconds, a dispatch a hundredth."""
+
+    class Clocked(contenders.Contender):
+        now, done, begun = 0.0, 0.0, 0
+
+        def step(self):
+            before, self.now = self.done, self.now + 0.01
+            self.begun += 1
+            self.done = max(self.now, self.done) + self.begun
+            self.now = max(self.now, before) if ahead else self.done
+
+        def settle(self):
+            self.now = max(self.now, self.done)
+
+    one = Clocked()
+    one.ahead = ahead
+    monkeypatch.setattr(contenders.time, "perf_counter", lambda: one.now)
+    first = 1 if steps < 4 else 2  # the one that goes before them
+    found = one.times(steps=steps)
+    assert found == pytest.approx(np.arange(first, first + steps), abs=0.02)
+    assert one.now == one.done  # nothing is under way when another's turn comes
 
 
 def test_a_slow_and_a_fast_contender_get_as_many_rounds():

@@ -67,9 +67,10 @@ class Contender:
         """Take a case, and `weights` as `Own.exported` gives them for this library."""
         raise NotImplementedError
 
+    ahead = False  # whether a step is under way when `step` returns, and the one before finished
+
     def step(self) -> None:
-        """One train step, under way when it returns; the one before it is finished then, as in a
-        training loop that reads its report one step late."""
+        """One train step; where it is `ahead`, as in a train loop that reads a report late."""
         raise NotImplementedError
 
     def settle(self) -> None:
@@ -88,21 +89,27 @@ class Contender:
         raise NotImplementedError
 
     def times(self, *, steps: int) -> list[float]:
-        """Seconds of so many train steps, from step to step; the last one is waited for.
+        """Seconds of each of so many train steps.
 
-        Where there are many, one more goes before them untimed: it wakes the threads up and fills
-        the caches that another worker has used.
+        Of many, from the end of one to the end of the next; one more goes first, which wakes the
+        threads up and fills the caches that another worker has used.
         """
-        if steps >= 4:
+        if steps < 4:  # long ones, that gain nothing by being dispatched ahead
+            return [self._alone() for _ in range(steps)]
+        moments = []
+        for _ in range(steps + 1):
             self.step()
-            self.settle()
-        moments = [time.perf_counter()]
-        for number in range(steps):
-            self.step()
-            if number == steps - 1:
-                self.settle()
             moments.append(time.perf_counter())
+        if self.ahead:
+            self.settle()
+            moments = [*moments[1:], time.perf_counter()]
         return [after - before for before, after in itertools.pairwise(moments)]
+
+    def _alone(self) -> float:
+        began = time.perf_counter()
+        self.step()
+        self.settle()
+        return time.perf_counter() - began
 
     def writing(self, *, length: int, count: int) -> list[float]:
         """Seconds of `length` characters of `count` texts, as a list of one."""

@@ -58,6 +58,8 @@ def train_step(model: Any, optimizer: Any, batch: dict[str, Any]) -> jax.Array:
 class Flax(Contender):
     """Flax's nnx."""
 
+    ahead = True
+
     def __init__(self, *, threads: int):
         del threads  # the environment has told XLA
 
