@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # malloc.h of glibc
+# malloc.h of glibc
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+RETAINED = 1 << 30  # bytes; a larger array comes from the kernel and goes back to it
 
 
 def retain_memory() -> bool:
@@ -15,15 +17,19 @@ def retain_memory() -> bool:
 
     XLA on a CPU allocates its temporary buffer anew for each call; glibc hands it back to the
     kernel each time, and every page faults again: half the time of a train step.
+
+    Not so the largest buffers, whose steps are long: glibc may find no room for one in the place
+    that the one before it has left, and would keep up to four of them.
     """
     if sys.platform != "linux":
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
         # Each is set, whether or not the one before it could be.
-        done = [libc.mallopt(name, value) for name, value in settings]
-        return all(done)
+        done = [libc.mallopt(M_ARENA_MAX, 1), libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)]
+        # A threshold above 32 MiB is refused by older versions: there every array is kept.
+        kept = libc.mallopt(M_MMAP_THRESHOLD, RETAINED) or libc.mallopt(M_MMAP_MAX, 0)
+        return all((*done, kept))
     except (OSError, AttributeError):  # another C library
         return False
 

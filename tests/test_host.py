@@ -1,0 +1,54 @@
+"""What a launched process sets for itself."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+
+# Prints what the process holds, in MiB, after it has filled and freed arrays of so many MiB.
+FILL_AND_FREE = """
+import ctypes, resource, sys
+from pathlib import Path
+from rnnlab import host
+retain, *sizes = map(int, sys.argv[1:])
+if retain and not host.retain_memory():
+    sys.exit("refused")
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+for size in sizes:
+    array = libc.malloc(size << 20)
+    libc.memset(array, 1, size << 20)
+    libc.free(array)
+    print(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20)
+"""
+
+
+def held(retain: bool, *sizes: int) -> list[int]:
+    command = [sys.executable, "-c", FILL_AND_FREE, str(int(retain)), *map(str, sizes)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [int(line) for line in done.stdout.split()]
+
+
+@pytest.mark.skipif(not GLIBC, reason="glibc on Linux alone retains memory")
+def test_freed_memory_is_retained_but_for_the_largest_arrays():
+    kept, after = held(True, 300, 1100)
+    assert kept >= 300
+    probe = "import ctypes; print(ctypes.CDLL('libc.so.6').mallopt(-3, 1 << 30))"
+    newer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert (kept - 50 < after < 1100) if int(newer.stdout) else (after >= 1100)
+    assert max(held(False, 300, 1100)) < 150
+
+
+def test_importing_rnnlab_sets_nothing():
+    code = "import sys, rnnlab; print('jax' in sys.modules, 'rnnlab.host' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["False", "False"], done.stderr
