@@ -21,11 +21,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import RecordWriter
-from tensorboardX.proto import event_pb2, summary_pb2
 
 from rnnlab import machine
 from rnnlab.types import InUseError, StorageError, UsageError
+
+
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Have `import package` fail inside, as if it were not installed, unless it is imported."""
+    unseen = package not in sys.modules
+    if unseen:
+        sys.modules[package] = None  # pyright: ignore
+    try:
+        yield
+    finally:
+        if unseen:
+            del sys.modules[package]
+
+
+with _hidden("torch"):  # which takes 3 s, and is there for the annotations of its types alone
+    from tensorboardX import RecordWriter
+    from tensorboardX.proto import event_pb2, summary_pb2
 
 _NON_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
 _PACKAGES = ("rnnlab", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
