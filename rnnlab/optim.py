@@ -89,16 +89,19 @@ def _clip_adaptive(grads: Any, params: Params, threshold: Any) -> Any:
     return optax.adaptive_grad_clip(threshold).update(grads, optax.EmptyState(), params)[0]
 
 
-def clip(kind: str, threshold: float) -> optax.GradientTransformation:
+def clip(kind: str, threshold: float | Array) -> optax.GradientTransformation:
     """The clip as an optax transformation that also records what it saw in a `ClipState`.
 
     kind: one of CLIPS. threshold: T > 0; inf switches clipping off (the gradient passes untouched).
+        A JAX scalar may be traced, so that one compiled step serves every threshold, and `vmap` a
+        population of them.
 
-    Raises UsageError for another kind, or a threshold that is not > 0.
+    Raises UsageError for another kind, or a number that is not > 0; an array is not looked at.
     """
     if kind not in CLIPS:
         raise UsageError(f"optim.clip must be one of {', '.join(CLIPS)}, got '{kind}'")
-    if not threshold > 0:
+    traced = isinstance(threshold, jax.Array)
+    if not traced and not threshold > 0:
         raise UsageError(
             f"optim.clip_norm must be greater than 0, got {threshold}: 1.0 to 10.0 is a usual "
             "start, inf switches clipping off"
@@ -116,9 +119,12 @@ def clip(kind: str, threshold: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ClipState]:
         norm = global_norm(updates)
-        if math.isinf(threshold):
+        if not traced and math.isinf(threshold):
             return updates, ClipState(norm, jnp.zeros((), bool))
         shrunk = rule(updates, params, threshold)
+        if traced:
+            off = jnp.isinf(threshold)
+            shrunk = jax.tree.map(lambda g, s: jnp.where(off, g, s), updates, shrunk)
         changed = jax.tree.map(lambda a, b: jnp.any(a != b), updates, shrunk)
         return shrunk, ClipState(norm, jnp.any(jnp.stack(jax.tree.leaves(changed))))
 

@@ -257,6 +257,33 @@ def test_clip_of_a_population_is_that_of_each_member(kind):
         assert recorded.clipped[index] == saw.clipped
 
 
+@pytest.mark.parametrize("kind", optim.CLIPS)
+def test_a_traced_threshold_is_that_number(kind):
+    """One program for every threshold, infinity included, and vmap over several."""
+    thresholds = jnp.array([1e-3, 1.0, INF], jnp.float32)
+
+    def update(threshold, grads, params):
+        transformation = optim.clip(kind, threshold)
+        return transformation.update(grads, transformation.init(params), params)
+
+    compiled, population = jax.jit(update), jax.jit(jax.vmap(update, in_axes=(0, None, None)))
+    unit = jax.tree.map(lambda leaf: np.clip(leaf, -1, 1), tree(4, 1.0, np.float32))
+    for scale in (1e-30, 1.0, 1e20, 3e38):
+        grads = times(unit, np.float32(scale))
+        params = times(grads, np.float32(0.5))  # no unit lies at its bound
+        together, saw = population(thresholds, grads, params)
+        for index, threshold in enumerate(thresholds):
+            wanted, recorded = clipped(kind, float(threshold), grads, params)
+            alone, also = compiled(threshold, grads, params)
+            one = jax.tree.map(lambda leaf, i=index: leaf[i], together)
+            for found, seen in ((alone, also.clipped), (one, saw.clipped[index])):
+                assert_close(found, wanted, 1e-5)
+                assert seen == recorded.clipped
+            if threshold == INF:
+                assert_same_bits(one, grads)
+    assert compiled._cache_size() == 1
+
+
 # Schedules
 
 PLAN = {
