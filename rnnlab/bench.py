@@ -284,6 +284,12 @@ SUITES = {
 }
 
 
+def able(suite: str) -> list[str]:
+    """The libraries that do what the suite times."""
+    unable = "flax" if suite == "generation" else "torch-compile"  # its loop; the text alone
+    return [name for name in CONTENDERS if name != unable]
+
+
 def names(flag: str, text: str, known: Any) -> tuple[str, ...]:
     """The names in a comma-separated list, without repeats. Raises UsageError for an unknown one."""
     found = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
@@ -330,7 +336,7 @@ def options_of(suite: str, given: dict[str, Any]) -> Options:
     values = defaults | given
     for name, value in values.items():
         if name in ("cells", "libraries"):
-            values[name] = names(name, value, GATES if name == "cells" else CONTENDERS)
+            values[name] = names(name, value, GATES if name == "cells" else able(suite))
         elif name == "batch":
             values[name] = numbers(name, value)
         elif name == "shapes":
@@ -358,7 +364,11 @@ def run(suite: str, given: dict[str, Any], target: str | None) -> None:
         target,
         {
             "suite": suite,
-            "machine": machine.facts(threads=options.threads, memory=options.memory),
+            # A suite that lets no one choose retains memory, as the launcher does.
+            "machine": machine.facts(
+                threads=options.threads,
+                memory=given.get("memory", SUITES[suite].defaults.get("memory", "retained")),
+            ),
             "options": options._asdict(),
         },
     )

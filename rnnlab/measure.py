@@ -277,6 +277,7 @@ def first_step(folder: Path, cache: Path, threads: int) -> float:
     command = [sys.executable, "launch.py", "train", "--config=experiments/default.py"]
     command += [f"--config.{key}={value}" for key, value in changes.items()]
     environment = os.environ | {"RNNLAB_CACHE": str(cache), "NPROC": str(threads)}
+    environment["JAX_PLATFORMS"] = "cpu"
     with errors.open("wb") as stderr:
         began = time.perf_counter()
         process = subprocess.Popen(

@@ -332,6 +332,12 @@ def test_ratios_are_taken_within_a_round():
     assert measure.summary([[7.0]]) == (7.0, 7.0, 7.0)
 
 
+def test_a_library_is_asked_only_for_what_it_does():
+    for suite, library in (("step", "torch-compile"), ("generation", "flax")):
+        with pytest.raises(UsageError, match=f"no '{library}'"):
+            bench.options_of(suite, {"libraries": library})
+
+
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("steps", [1, 3, 4, 7])
 def test_each_step_is_timed_from_end_to_end(ahead, steps, monkeypatch):
