@@ -47,7 +47,7 @@ def objective(model: Any, batch: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
 gradient = nnx.value_and_grad(objective, has_aux=True)
 
 
-@nnx.jit
+@nnx.jit(donate_argnames=("model", "optimizer"))
 def train_step(model: Any, optimizer: Any, batch: dict[str, Any]) -> jax.Array:
     """One update in place; the loss."""
     (loss, _), grads = gradient(model, batch)
