@@ -19,8 +19,8 @@ examples:
   python launch.py bench    step --cells=lstm --shapes=2x128xB50xT50
 
 exit codes:
-  0 done   2 bad flag, config or data   3 diverged   4 bad checkpoint   5 disk   6 run folder in use
-  130, 143 interrupted, the state saved
+  0 done   1 rnnlab itself failed   2 bad flag, config or data   3 diverged   4 bad checkpoint
+  5 disk   6 run folder in use   130, 143 interrupted, the state saved
 """
 
 
@@ -238,7 +238,7 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
         settings = chosen or train.saved_config(workdir)
         if settings is not None:
             config.validate(settings)
-            host.make_devices(parallel.host_devices(**train.shape_of(settings)))
+            host.make_devices(parallel.host_devices(**train.wished(settings)))
     train.train(chosen, workdir, changes, began)
 
 

@@ -5,11 +5,13 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from rnnlab import machine
 from rnnlab.contenders import GATES, Case, flops
 from rnnlab.measure import (
+    LACKS,
     REFERENCE,
     ROUNDS,
     TOLERANCE,
@@ -32,22 +34,14 @@ MEMORY = {"stock": (False,), "retained": (True,), "both": (False, True)}
 GIB = 1 << 30
 
 
-class Options(NamedTuple):
-    """The flags, checked. A suite uses some of them: those in its entry of SUITES."""
+class Options(SimpleNamespace):
+    """The flags, checked: `threads`, and those in the suite's entry of SUITES, by name.
 
-    threads: int
-    vocabulary: int = 65
-    cells: tuple[str, ...] = ("lstm",)
-    shapes: tuple[tuple[int, int, int, int], ...] = ()  # L, H, B, T
-    libraries: tuple[str, ...] = ("rnnlab",)
-    seconds: float = 5.0
-    memory: str = "retained"  # where no flag says it, as the launcher does
-    layers: int = 1
-    hidden: int = 64
-    batch: tuple[int, ...] = (16,)
-    max_time: int = 16384
-    length: int = 512
-    repeats: int = 3
+    shapes: (L, H, B, T) each. cells, libraries, batch: tuples too.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the suite has no flag '{name}'")
 
     def times(self) -> list[int]:
         """64, 256, 1024 ... up to max_time."""
@@ -62,9 +56,9 @@ def step_suite(options: Options, report: Report) -> None:
             best, rows = peak(crew, options.libraries, min(options.seconds, 4.0)), []
             for cell in options.cells:
                 for sizes in options.shapes:
-                    case = Case(cell, *sizes, options.vocabulary)
+                    case = Case(cell, *sizes, vocabulary=options.vocabulary)
                     fine = agreeing(crew, case, options.libraries)
-                    rounds, first = measured(crew, fine, options.seconds)
+                    rounds = measured(crew, fine, options.seconds)
                     for library in rounds:
                         rate = flops(case) / summary(rounds[library])[0]
                         rows.append(
@@ -77,13 +71,14 @@ def step_suite(options: Options, report: Report) -> None:
                                 "x flax": speed(rounds, library, "flax"),
                                 "GFLOP/s": rate / 1e9,
                                 "of peak": rate / best if best else None,
-                                "first step s": first[library],
-                                "difference": fine[library],
+                                "first step s": fine[library].first,
+                                "difference": fine[library].difference,
                             }
                         )
         report.table(
             f"train step, memory {mode} (x: times as fast; difference: the largest relative one "
-            f"from {REFERENCE} in logits, loss and gradients, refused above {TOLERANCE:.0e})",
+            f"from {REFERENCE} in logits, loss, gradients and the weights and moment after a step, "
+            f"refused above {TOLERANCE:.0e})",
             rows,
         )
 
@@ -102,9 +97,8 @@ def scaling_suite(options: Options, report: Report) -> None:
                 for library in options.libraries:
                     for batch, steps in points:
                         case = Case(cell, layers, hidden, batch, steps, options.vocabulary)
-                        if library not in agreeing(crew, case, [library]):
-                            continue
-                        rounds, _ = measured(crew, [library], options.seconds)
+                        fine = agreeing(crew, case, [library])
+                        rounds = measured(crew, fine, options.seconds)
                         if library in rounds:
                             middle = summary(rounds[library])[0]
                             rows.append(
@@ -168,7 +162,7 @@ def generation_suite(options: Options, report: Report) -> None:
             for cell in options.cells:
                 for batch in options.batch:
                     sizes = (options.layers, options.hidden, batch, 32, options.vocabulary)
-                    fine = agreeing(crew, Case(cell, *sizes), options.libraries)
+                    fine = agreeing(crew, Case(cell, *sizes), options.libraries, trained=False)
                     ask = {"length": options.length, "count": batch}
                     first = {name: crew.ask(name, "writing", **ask) for name in fine}
                     once = {name: crew.ask(name, "writing", **ask) for name in fine if first[name]}
@@ -359,19 +353,28 @@ def run(suite: str, given: dict[str, Any], target: str | None) -> None:
     Raises UsageError for bad flags, and RnnlabError at the end if rnnlab itself failed.
     """
     options = options_of(suite, given)
-    missing = [name for name in options.libraries if not installed(name)]
+    wanted = vars(options).get("libraries", ())
+    missing = [name for name in wanted if not installed(name)]
+    if wanted:
+        options.libraries = tuple(name for name in wanted if name not in missing)
+        pairs = [
+            (a, b) for a in options.libraries for b in options.cells if b not in LACKS.get(a, ())
+        ]
+        if not pairs:
+            lacking = f"none of {', '.join(wanted)} is installed and has {', '.join(options.cells)}"
+            raise UsageError(f"nothing to measure: {lacking}")
+    memory = vars(options).get("memory", "retained")  # as the launcher starts a run
     report = Report(
         target,
         {
             "suite": suite,
-            "machine": machine.facts(threads=options.threads, memory=options.memory),
-            "options": options._asdict(),
+            "machine": machine.facts(threads=options.threads, memory=memory),
+            "options": vars(options),
         },
     )
     for name in missing:
         report.note(f"{name}: left out, {NEEDS[name]} is not installed (the extra `bench` has it)")
-    kept = tuple(name for name in options.libraries if name not in missing)
-    SUITES[suite].run(options._replace(libraries=kept), report)
+    SUITES[suite].run(options, report)
     report.finish()
     if report.failed:
         raise RnnlabError("rnnlab itself failed: see the lines above")

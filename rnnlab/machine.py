@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2"}
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "numpy")
 
 
@@ -36,11 +37,16 @@ def available_memory() -> int:
 
 @functools.cache
 def processor() -> str:
-    """The processor's name: XLA compiles for the instruction set it finds, and that changes bits."""
+    """The processor's name and its widest vectors, which a virtual machine's name may hide: XLA
+    compiles for the instruction set it finds, and that changes bits."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        pairs = [line.partition(":") for line in lines]
+        found = {key.strip(): value.strip() for key, _, value in pairs}
+        if name := found.get("model name"):
+            flags = found.get("flags", "").split()
+            widest = [label for label, flag in VECTORS.items() if flag in flags][:1]
+            return ", ".join([name, *widest])
     return platform.processor() or platform.machine()
 
 

@@ -2,6 +2,7 @@
 
 Nothing is timed that does not compute what the plain scan computes. Contenders take turns in short
 rounds, so that a machine that slows down slows all of them down; a ratio is taken within a round.
+Where no ratio is taken (how the step scales), each has its time after the other.
 """
 
 import json
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnnlab import machine
 from rnnlab.contenders import Case
@@ -22,7 +23,7 @@ from rnnlab.types import RnnlabError
 from rnnlab.worker import ROOT, Worker, WorkerDied
 
 REFERENCE = "rnnlab-plain"
-TOLERANCE = 1e-3  # of the norm of a leaf of the gradient, of the logits, or of the loss
+TOLERANCE = 1e-3  # of the norm of the logits, of the loss, or of one leaf of a tree
 LACKS = {"flax": ("ugrnn",), "torch": ("ugrnn",), "torch-compile": ("ugrnn",)}
 ROUNDS = 3  # at least
 SLICE = 0.5  # seconds a contender works in its turn
@@ -136,11 +137,21 @@ def team(report: Report, *, threads: int, retain: bool) -> Iterator[Team]:
         made.close()
 
 
-def agreeing(crew: Team, case: Case, libraries: Iterable[str]) -> dict[str, float]:
-    """Set up the case in all libraries that have the cell, and compare each with the reference at
-    the same weights: logits, loss and every leaf of the gradient.
+class Agreed(NamedTuple):
+    """Of a library that computes what the reference does."""
 
-    Returns the largest relative difference of each that may be timed; see TOLERANCE.
+    difference: float  # the largest relative one
+    first: float | None  # seconds of the first train step, which compiles; None if none was taken
+
+
+def agreeing(
+    crew: Team, case: Case, libraries: Iterable[str], *, trained: bool = True
+) -> dict[str, Agreed]:
+    """Set up the case in all libraries that have the cell, and compare each with the reference at
+    the same weights: logits, loss, every leaf of the gradient and, if `trained`, of the weights
+    and of Adam's moment after one train step of the kind that is timed.
+
+    Returns those that may be timed; see TOLERANCE.
     """
     crew.report.progress(f"{case.cell} {case.shape}")
     if crew.attempt(REFERENCE, lambda worker: (worker.ask("reference", case=case),)) is None:
@@ -156,18 +167,23 @@ def agreeing(crew: Team, case: Case, libraries: Iterable[str]) -> dict[str, floa
 
         def prepare(worker: Worker, weights: Any = weights) -> Any:
             worker.ask("setup", case=case, weights=weights)
-            return worker.ask("check")
+            found, first = worker.ask("check"), None
+            if trained:
+                (first,) = worker.ask("times", steps=1)
+                found |= worker.ask("trained")
+            return found, first
 
-        found = None if weights is None else crew.attempt(library, prepare)
-        if found is None:
+        answer = None if weights is None else crew.attempt(library, prepare)
+        if answer is None:
             continue
+        found, first = answer
         errors = crew.ask(REFERENCE, "compare", library=library, found=found)
         if errors is None:
             continue
         # Not a number is the worst of all.
         worst = max(errors, key=lambda name: (math.isnan(errors[name]), errors[name]))
         if errors[worst] <= TOLERANCE:
-            fine[library] = errors[worst]
+            fine[library] = Agreed(errors[worst], first)
             continue
         crew.report.failed |= library.startswith("rnnlab")
         crew.report.note(
@@ -230,19 +246,15 @@ def plan(once: dict[str, float], seconds: float) -> tuple[dict[str, int], int]:
     return steps, max(ROUNDS, round(seconds / longest))
 
 
-def measured(
-    crew: Team, libraries: Iterable[str], seconds: float
-) -> tuple[Rounds, dict[str, float]]:
-    """(times of the train step, seconds of the first step, which compiles) of what is set up."""
-    first, once = {}, {}
+def measured(crew: Team, libraries: Iterable[str], seconds: float) -> Rounds:
+    """The times of the train step of what is set up and has taken one."""
+    once = {}
     for library in libraries:
-        times = crew.ask(library, "times", steps=1)
-        again = times and crew.ask(library, "times", steps=1)
-        if again:
-            first[library], once[library] = times[0], again[0]
+        if times := crew.ask(library, "times", steps=1):
+            once[library] = times[0]
     steps, rounds = plan(once, seconds) if once else ({}, 0)
     work = {library: {"steps": count} for library, count in steps.items()}
-    return interleaved(crew, work, "times", rounds), first
+    return interleaved(crew, work, "times", rounds)
 
 
 def peak(crew: Team, libraries: Iterable[str], seconds: float) -> float | None:

@@ -51,23 +51,17 @@ SINGLE = Split()
 # ---- which devices
 
 
-def wins(*, hidden: int, layers: int, batch: int, window: int, devices: int) -> bool:
-    """Whether splitting over so many CPU devices is worth it, by rule of thumb."""
-    return batch >= ROWS_EACH * devices
-
-
-def host_devices(*, requested: int, batch: int, **shape: int) -> int:
+def host_devices(*, requested: int, batch: int) -> int:
     """How many devices to make of the CPU, before JAX starts: `requested`, or for 0 the most that
-    divide the batch and win. A pure function of its arguments and of `cores()`."""
+    divide the batch and have ROWS_EACH rows of it or more. A pure function of its arguments and of
+    `cores()`."""
     if requested:
         return requested
-    for count in range(min(cores(), batch), 1, -1):
-        if batch % count == 0 and wins(batch=batch, devices=count, **shape):
-            return count
-    return 1
+    most = min(cores(), batch // ROWS_EACH)
+    return next((count for count in range(most, 1, -1) if batch % count == 0), 1)
 
 
-def choose(*, requested: int, batch: int, hidden: int, layers: int, window: int) -> Split:
+def choose(*, requested: int, batch: int) -> Split:
     """The split of a run; it starts JAX's backend.
 
     requested: how many devices; 0 for what suits the machine, 1 for no split. Over several
@@ -87,8 +81,7 @@ def choose(*, requested: int, batch: int, hidden: int, layers: int, window: int)
             )
     elif cpu:
         there = tuple(jax.local_devices())[: cores()]
-        shape = {"hidden": hidden, "layers": layers, "window": window}
-        count = host_devices(requested=requested, batch=batch, **shape)
+        count = host_devices(requested=requested, batch=batch)
         if not requested and count > len(there):  # JAX was running before it could be told
             count = 1
     else:

@@ -167,19 +167,9 @@ def _agreed(given: Config | None, saved: Config | None, workdir: Path) -> Config
     return given
 
 
-def shape_of(config: Config) -> dict[str, int]:
-    """What `parallel` goes by. Raises UsageError if the config lacks one."""
-    values, keys = configuration.flat(config), ("model.hidden", "model.layers")
-    for key in keys:
-        if not isinstance(values.get(key), int):
-            raise UsageError(f"config key '{key}' takes an int, got {values.get(key)}")
-    return {
-        "requested": config.parallel.devices,
-        "batch": config.train.batch_size,
-        "window": config.train.window,
-        "hidden": config.model.hidden,
-        "layers": config.model.layers,
-    }
+def wished(config: Config) -> dict[str, int]:
+    """What `parallel` goes by."""
+    return {"requested": config.parallel.devices, "batch": config.train.batch_size}
 
 
 def _work(config: Config, task: Task) -> float:
@@ -203,7 +193,7 @@ def train(
     began = time.monotonic() if began is None else began
     settings = _agreed(config, saved_config(workdir), workdir)
     task, optimiser = build(settings)
-    split = parallel.choose(**shape_of(settings))
+    split = parallel.choose(**wished(settings))
     group = settings.train.steps_per_dispatch
     if not (group or split.devices):
         group = stepping.steps_per_dispatch(_work(settings, task))

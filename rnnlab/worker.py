@@ -98,8 +98,8 @@ def main(arguments: list[str]) -> None:
     library, (threads, retain) = arguments[0], json.loads(arguments[1])
     if retain:
         host.retain_memory()  # before anything is imported that allocates
-    if library == "rnnlab":
-        host.make_devices(threads)  # as the launcher does
+    if library.startswith("rnnlab"):
+        host.make_devices(threads)  # of which a case takes as many as its batch asks for
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     requests = sys.stdin.buffer

@@ -27,8 +27,7 @@ PATIENCE = 300.0  # seconds
 
 def soak(*, steps: int, layers: int, hidden: int, batch: int, window: int, devices: int) -> float:
     """Takes the steps; returns the seconds each took. Raises if the loss is not finite."""
-    shape = {"batch": batch, "window": window, "hidden": hidden, "layers": layers}
-    split = parallel.choose(requested=devices, **shape)
+    split = parallel.choose(requested=devices, batch=batch)
     default = Path(__file__).resolve().parent.parent / "experiments" / "default.py"
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"

@@ -253,28 +253,26 @@ def test_how_a_batch_is_cut():
 
 
 def test_how_many_devices(monkeypatch):
-    shape = {"hidden": 64, "layers": 1, "window": 32}
     monkeypatch.setattr(parallel, "cores", lambda: 4)
-    counted = {b: parallel.host_devices(requested=0, batch=b, **shape) for b in (1, 16, 24, 50, 64)}
+    counted = {b: parallel.host_devices(requested=0, batch=b) for b in (1, 16, 24, 50, 64)}
     assert counted == {1: 1, 16: 1, 24: 1, 50: 2, 64: 4}
-    assert parallel.host_devices(requested=5, batch=1, **shape) == 5
+    assert parallel.host_devices(requested=5, batch=1) == 5
     monkeypatch.setattr(parallel, "cores", lambda: 1)
-    assert parallel.host_devices(requested=0, batch=64, **shape) == 1
-    assert parallel.choose(requested=0, batch=64, **shape) is parallel.SINGLE
+    assert parallel.host_devices(requested=0, batch=64) == 1
+    assert parallel.choose(requested=0, batch=64) is parallel.SINGLE
     # As a library, where JAX runs with the devices that it has: no more than those.
     monkeypatch.setattr(parallel, "cores", lambda: 64)
-    assert parallel.choose(requested=0, batch=4096, **shape) is parallel.SINGLE
+    assert parallel.choose(requested=0, batch=4096) is parallel.SINGLE
     with pytest.raises(UsageError, match=r"parallel\.devices is 64, and there are"):
-        parallel.choose(requested=64, batch=4096, **shape)
+        parallel.choose(requested=64, batch=4096)
 
 
 @two_devices
 def test_devices_that_do_not_divide_the_batch(monkeypatch):
-    shape = {"hidden": 64, "layers": 1, "window": 32}
     monkeypatch.setattr(parallel, "cores", lambda: 2)
     with pytest.raises(UsageError, match="7 cannot be split over 2 devices"):
-        parallel.choose(requested=2, batch=7, **shape)
-    split = parallel.choose(requested=2, batch=8, **shape)
+        parallel.choose(requested=2, batch=7)
+    split = parallel.choose(requested=2, batch=8)
     assert (split.name, split.mesh) == ("2 devices", None)
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 GATES = {"lstm": 4, "gru": 3, "ugrnn": 2, "rnn": 1}
-LEARNING_RATE, CLIP = 1e-3, 1.0
+LEARNING_RATE = 1e-3
+CLIP = 0.01  # binds from the first step on: whoever does not clip is found out
 TEMPERATURE = 0.8
 
 
@@ -60,8 +61,8 @@ def tokens(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Contender:
-    """One library in its worker: a subclass says how it does the first five, or those it is
-    asked for."""
+    """One library in its worker. A subclass says how it does `setup`, `step`, `check`, `trained`,
+    `product` and `text`, or those of them that it is asked for."""
 
     def setup(self, *, case: Case, weights: Any) -> None:
         """Take a case, and `weights` as `Own.exported` gives them for this library."""
@@ -78,6 +79,10 @@ class Contender:
 
     def check(self) -> dict[str, Any]:
         """logits [T, B, V], loss and gradients at the weights given, laid out as they were."""
+        raise NotImplementedError
+
+    def trained(self) -> dict[str, Any]:
+        """weights and moment, the first of Adam's, laid out as the gradients of `check`."""
         raise NotImplementedError
 
     def product(self, size: int) -> Callable[[], None]:

@@ -87,11 +87,17 @@ class Flax(Contender):
     def check(self) -> dict[str, Any]:
         """See `Contender`."""
         (loss, logits), grads = nnx.jit(gradient)(self.model, self.batch)
-        pure = nnx.as_pure(grads)
-        layers = [pure["layers"][k]["cell"] for k in range(len(self.model.layers))]
-        found = {
-            "logits": logits,
-            "loss": loss,
-            "grads": {"layers": layers, "readout": pure["readout"]},
-        }
+        found = {"logits": logits, "loss": loss, "grads": self._tree(grads)}
         return jax.tree.map(np.asarray, found)
+
+    def trained(self) -> dict[str, Any]:
+        """See `Contender`."""
+        weights = nnx.state(self.model, nnx.Param)
+        moment = optax.tree.get(self.optimizer.opt_state, "mu")
+        found = {"weights": self._tree(weights), "moment": self._tree(nnx.state(moment))}
+        return jax.tree.map(np.asarray, found)
+
+    def _tree(self, state: Any) -> dict[str, Any]:
+        pure = nnx.as_pure(state)
+        layers = [pure["layers"][k]["cell"] for k in range(len(self.model.layers))]
+        return {"layers": layers, "readout": pure["readout"]}

@@ -116,23 +116,49 @@ class Own(Contender):
         return {"layers": layers, "readout": readout}
 
     def compare(self, *, library: str, found: dict[str, Any]) -> dict[str, float]:
-        """What `check` of that library found against the reference: name -> `difference`.
+        """What `check` or `trained` of that library found against the reference: name ->
+        `difference`.
 
-        The names are "logits", "loss" and those of the gradient's leaves. A leaf that the library
-        should have and lacks counts as inf.
+        The names are those of the arrays and, with their tree's, those of its leaves: "logits",
+        "grads.layers.0.kernel_h". A leaf that the library should have and lacks counts as inf.
         """
-        grads, cell = found["grads"], self.case.cell
-        layers, second = grads["layers"], library.startswith("torch")
-        if second:
-            layers = interop.from_torch(layers, cell=cell)
-        elif library == "flax":
-            layers = [interop.from_flax(layer, cell=cell) for layer in layers]
-        given = leaves({"layers": layers, "readout": grads["readout"]})
-        errors = {name: difference(found[name], self.wanted[name]) for name in ("logits", "loss")}
-        for name, leaf in leaves(self.wanted["grads"]).items():
-            if second or not name.endswith("bias_h"):
-                errors[name] = difference(given.get(name, np.nan), leaf)
-        return errors
+        wanted = {"loss": self.wanted["loss"], "logits": self.wanted["logits"]}
+        wanted |= self._one_step(two_biases=library.startswith("torch"))
+        trees = {name: tree for name, tree in found.items() if isinstance(tree, dict)}
+        given = found | {
+            name: tree | {"layers": self._imported(library, tree["layers"])}
+            for name, tree in trees.items()
+        }
+        given = leaves(given)
+        names = leaves({name: wanted[name] for name in found})
+        return {name: difference(given.get(name, np.nan), leaf) for name, leaf in names.items()}
+
+    def _imported(self, library: str, layers: Any) -> Any:
+        if library.startswith("torch"):
+            return interop.from_torch(layers, cell=self.case.cell)
+        if library == "flax":
+            return [interop.from_flax(layer, cell=self.case.cell) for layer in layers]
+        return layers
+
+    def _one_step(self, *, two_biases: bool) -> dict[str, Any]:
+        """The gradient, and weights and moment after optax's own clip and Adam: without the
+        second bias where a library has none, whose norm is then another."""
+
+        def shared(tree: Any) -> Any:
+            layers = [
+                {name: leaf for name, leaf in layer.items() if two_biases or name != "bias_h"}
+                for layer in tree["layers"]
+            ]
+            return {"layers": layers, "readout": tree["readout"]}
+
+        weights, grads = shared(self.weights), shared(self.wanted["grads"])
+        rule = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(LEARNING_RATE))
+        updates, state = rule.update(grads, rule.init(weights), weights)
+        return {
+            "grads": grads,
+            "weights": optax.apply_updates(weights, updates),
+            "moment": optax.tree.get(state, "mu"),
+        }
 
     # The contender
 
@@ -143,8 +169,7 @@ class Own(Contender):
             weights = build(case, "plain", **DRAWN).init(jax.random.key(0))
         self.given = jax.device_put(weights)
         self.task = task_of(case, self.net, weights)
-        shape = {"hidden": case.hidden, "layers": case.layers, "window": case.time}
-        self._start(parallel.choose(requested=int(self.path == "plain"), batch=case.batch, **shape))
+        self._start(parallel.choose(requested=0, batch=case.batch))
 
     def _start(self, split: parallel.Split) -> None:
         optimiser = optim.make(
@@ -178,6 +203,11 @@ class Own(Contender):
     def check(self) -> dict[str, Any]:
         """See `Contender`."""
         return evaluate(self.case, self.net, self.given)
+
+    def trained(self) -> dict[str, Any]:
+        """See `Contender`."""
+        moment = optax.tree.get(self.state.optimiser, "mu")
+        return jax.tree.map(np.asarray, {"weights": self.state.params, "moment": moment})
 
     def needs(self) -> int:
         """Bytes that XLA plans for one step beside what the process holds by now; it compiles.

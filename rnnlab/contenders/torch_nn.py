@@ -60,16 +60,26 @@ class Torch(Contender):
         self.optimizer.zero_grad()
         loss, logits = self._loss()
         loss.backward()
-        layers = {name: p.grad.numpy().copy() for name, p in self.rnn.named_parameters()}
-        readout = {
-            "kernel": self.readout.weight.grad.numpy().T.copy(),
-            "bias": self.readout.bias.grad.numpy().copy(),
-        }
         return {
             "logits": logits.detach().numpy(),
             "loss": np.float32(loss.item()),
-            "grads": {"layers": layers, "readout": readout},
+            "grads": self._tree(lambda parameter: parameter.grad),
         }
+
+    def trained(self) -> dict[str, Any]:
+        """See `Contender`."""
+        return {
+            "weights": self._tree(lambda parameter: parameter.detach()),
+            "moment": self._tree(lambda parameter: self.optimizer.state[parameter]["exp_avg"]),
+        }
+
+    def _tree(self, of: Callable[[Any], Any]) -> dict[str, Any]:
+        def array(parameter: Any) -> np.ndarray:
+            return of(parameter).numpy().copy()
+
+        readout = {"kernel": array(self.readout.weight).T, "bias": array(self.readout.bias)}
+        layers = {name: array(parameter) for name, parameter in self.rnn.named_parameters()}
+        return {"layers": layers, "readout": readout}
 
     def product(self, size: int) -> Callable[[], None]:
         """See `Contender`."""
@@ -93,6 +103,7 @@ class Torch(Contender):
             self.writer = advance
             if self.compiled:
                 torch._dynamo.config.allow_rnn = True
+                torch._dynamo.reset()  # or another batch is compiled for batches of any size
                 self.writer = torch.compile(advance)
         with torch.inference_mode():
             zeros = torch.zeros(self.case.layers, count, self.case.hidden)
