@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from rnnlab import host
+from rnnlab import host, machine
 
 EPILOG = """\
 examples:
@@ -170,6 +170,43 @@ def parser() -> argparse.ArgumentParser:
         help="beam search for the most probable text instead of drawing one (default: 0, off)",
     )
 
+    sweep = verb(
+        "sweep",
+        "train all members of a sweep, or what is left of it",
+        "A config file declares it by a function sweep(add). A stopped sweep goes on by the same "
+        "command. At the end there is a report, and while it runs: see the verb report.",
+    )
+    sweep.add_argument(
+        "--config", metavar="FILE", help="config file, such as experiments/clip_sweep_small.py"
+    )
+    sweep.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="the sweep's folder (default: runs/NAME of the config file)",
+    )
+    sweep.add_argument(
+        "--config.KEY", metavar="VALUE", help="set a key of the config, for all members"
+    )
+    sweep.add_argument(
+        "--executor",
+        default="vmap",
+        metavar="HOW",
+        help="vmap: members that can be one program are (default); local: a process for each",
+    )
+    sweep.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="local: processes at once (default: cores)"
+    )
+    sweep.add_argument(
+        "--dry_run", action="store_true", help="check all members and list them; nothing is written"
+    )
+
+    report = verb(
+        "report",
+        "write the report of a sweep",
+        "report.md with its figures and results.csv, of what has been trained so far.",
+    )
+    report.add_argument("--workdir", required=True, metavar="DIR", help="the sweep's folder")
+
     bench = verb(
         "bench",
         "time rnnlab beside PyTorch and Flax, on the CPU",
@@ -242,6 +279,35 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
     train.train(chosen, workdir, changes, began)
 
 
+def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
+    host.make_devices(machine.cores())  # members are spread over them, each on one
+    from rnnlab import report, sweep
+    from rnnlab.types import UsageError
+
+    if not flags.config and not flags.workdir:
+        raise UsageError("sweep needs --config=FILE, or --workdir=DIR with a sweep to go on with")
+    if changes and not flags.config:
+        raise UsageError("--config.KEY needs --config=FILE beside it")
+    members = sweep.declared(flags.config, changes) if flags.config else None
+    workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}")
+    if flags.dry_run:
+        sweep.show(members or sweep.opened(workdir).members, print)
+        return 0
+    failed = sweep.run(workdir, members, executor=flags.executor, jobs=flags.jobs, say=say)
+    say(report.write(workdir))
+    return 1 if failed else 0
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def run_report(flags: argparse.Namespace) -> None:
+    from rnnlab import report
+
+    say(report.write(Path(flags.workdir)))
+
+
 def run_evaluate(flags: argparse.Namespace) -> None:
     from rnnlab import runfolder, train
 
@@ -293,8 +359,8 @@ def main(arguments: list[str]) -> int:
     changes, rest = overrides(arguments)
     top = parser()
     flags = top.parse_args(rest)
-    if changes and flags.verb != "train":
-        top.error(f"--config.KEY is for train, not for {flags.verb}")
+    if changes and flags.verb not in ("train", "sweep"):
+        top.error(f"--config.KEY is for train and sweep, not for {flags.verb}")
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character of the text
@@ -306,8 +372,15 @@ def main(arguments: list[str]) -> int:
     try:
         if flags.verb == "train":
             run_train(flags, changes)
+        elif flags.verb == "sweep":
+            return run_sweep(flags, changes)
         else:
-            verbs = {"evaluate": run_evaluate, "sample": run_sample, "bench": run_bench}
+            verbs = {
+                "evaluate": run_evaluate,
+                "sample": run_sample,
+                "report": run_report,
+                "bench": run_bench,
+            }
             verbs[flags.verb](flags)
     except RnnlabError as error:
         print(f"rnnlab: {error}", file=sys.stderr)

@@ -181,6 +181,18 @@ def metrics(root: Path) -> list[float]:
     return [meta["metric"] for meta in metas if meta.get("metric") is not None]
 
 
+def drop(root: Path, *, after: int) -> None:
+    """Remove every checkpoint of a step above `after`; for the holder of the run folder alone.
+
+    Raises StorageError if the disk refuses.
+    """
+    with _storage_errors(root):
+        for number, folder in _folders(root).items():
+            if number > after:
+                _to_trash(folder)
+    clean(root)
+
+
 def clean(root: Path) -> None:
     """Finishes or removes what a killed process left; for the holder of the run folder alone.
 

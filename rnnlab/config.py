@@ -1,11 +1,13 @@
 """Configurations: read a config file, apply overrides, compare, and keep as JSON."""
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import math
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +22,11 @@ def load(path: str, overrides: list[str]) -> Config:
     Raises UsageError for a missing or failing file, an unknown key (with the nearest one) or a
     value of the wrong type.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"config file '{path}' does not exist")
-    spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"config file '{path}' is not a Python file: its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-        function = getattr(module, "get_config", None)
-        config = function() if callable(function) else None
-    except UsageError:
-        raise
-    # It is the user's code: whatever it raises is about this file.
-    except (Exception, SystemExit) as error:
-        line = _line_in(error, module.__file__)
-        at = f", line {line}" if line else ""
-        raise UsageError(f"config file '{path}'{at}: {_one_line(error)}") from error
-    if function is None:
+    module = _module(path)
+    if not callable(getattr(module, "get_config", None)):
         raise UsageError(f"config file '{path}' defines no get_config()")
+    with _about(path):
+        config = module.get_config()
     if not isinstance(config, ConfigDict):
         raise UsageError(
             f"config file '{path}': get_config() must return an ml_collections.ConfigDict"
@@ -53,7 +39,51 @@ def load(path: str, overrides: list[str]) -> Config:
     return config
 
 
-def _line_in(error: BaseException, file: str | None) -> int | None:
+def sweep(path: str) -> list[dict[str, Any]]:
+    """What `sweep(add)` in the Python file at `path` adds: key -> value, for each member.
+
+    Raises UsageError for a missing or failing file, or one that declares no sweep.
+    """
+    module = _module(path)
+    if not callable(getattr(module, "sweep", None)):
+        raise UsageError(
+            f"config file '{path}' declares no sweep: it needs a function sweep(add), which calls "
+            "add(**{'optim.clip_norm': 1.0, 'seed': 0}) for each member"
+        )
+    rows: list[dict[str, Any]] = []
+    with _about(path):
+        module.sweep(lambda **changes: rows.append(changes))
+    return rows
+
+
+def _module(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"config file '{path}' does not exist")
+    spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"config file '{path}' is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _about(path):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _about(path: str) -> Iterator[None]:
+    """It is the user's code that runs inside: whatever it raises is about this file."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = _line_in(error, path)
+        at = f", line {line}" if line else ""
+        raise UsageError(f"config file '{path}'{at}: {_one_line(error)}") from error
+
+
+def _line_in(error: BaseException, file: str) -> int | None:
     """The last line of `file` that the error went through."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return error.lineno
@@ -104,6 +134,13 @@ def assign(config: Config, key: str, text: str) -> None:
         parent = parent[part]
     with parent.unlocked():
         parent[name] = parse(key, text, parent.get_type(name))
+
+
+def spelt(value: Any) -> str:
+    """A value as `parse` reads it: "0.1", "inf", "True", "(1, 2)"."""
+    if hasattr(value, "item"):  # NumPy's scalars
+        value = value.item()
+    return value if isinstance(value, str) else repr(value)
 
 
 def parse(key: str, text: str, kind: type) -> Any:

@@ -45,6 +45,7 @@ class Part(NamedTuple):
     """One file of a corpus. It is opened once for each pass."""
 
     name: str
+    path: Path
     open: Callable[[], BinaryIO]
 
 
@@ -120,9 +121,29 @@ def load(*, corpus: str, path: str, level: str, glob: str) -> Corpus:
             f"unknown corpus {corpus!r}: {hint}known are {', '.join(names())}; "
             "--config.data.path=FILE reads a text of yours"
         )
+    key = (level, source, tuple((part.name, *_stamp(part)) for part in parts))
+    if key in _last:
+        return _last[key]._replace(name=corpus)
     vocabulary, count, sha256, size = _survey(parts, level, source)
     tokens = _encode(parts, vocabulary, count, sha256, size)
-    return Corpus(tokens, vocabulary, corpus, sha256, size, source)
+    found = Corpus(tokens, vocabulary, corpus, sha256, size, source)
+    if not isinstance(tokens, np.memmap):  # whose file may change
+        _last.clear()
+        _last[key] = found
+    return found
+
+
+# The text that was read last, unless it is large: for the members of a sweep, which all read it.
+_last: dict[Any, Corpus] = {}
+
+
+def _stamp(part: Part) -> tuple[int, int, int]:
+    """What changes when the file does."""
+    try:
+        found = part.path.stat()
+    except OSError as error:
+        raise UsageError(f"cannot read {part.name}: {cache.reason_of(error)}") from None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def names() -> list[str]:
@@ -141,8 +162,9 @@ def names() -> list[str]:
 
 def _part(path: Path, member: str) -> Part:
     if member:
-        return Part(f"{path}/{member}", lambda: zipfile.ZipFile(path).open(member))  # type: ignore
-    return Part(str(path), lambda: open(path, "rb"))
+        name = f"{path}/{member}"
+        return Part(name, path, lambda: zipfile.ZipFile(path).open(member))  # type: ignore
+    return Part(str(path), path, lambda: open(path, "rb"))
 
 
 def _local(path: str, glob: str) -> list[Part]:

@@ -32,19 +32,21 @@ class _Console(Console):
 class Display:
     """A context that shows a run's progress: a bar on a terminal, plain lines elsewhere.
 
-    quiet: nothing at all, warnings included: another process says it.
+    quiet: nothing at all, warnings included: another process says it. silent: the name of a run of
+        which warnings alone are shown, under that name.
     """
 
-    def __init__(self, steps: int, unit: str, quiet: bool = False):
+    def __init__(self, steps: int, unit: str, quiet: bool = False, silent: str = ""):
         # Samples are shown as they are: ":b:" in the text of a program is no emoji.
         self._console = _Console(
-            highlight=False, soft_wrap=True, markup=False, emoji=False, quiet=quiet
+            highlight=False, soft_wrap=True, markup=False, emoji=False, quiet=bool(quiet or silent)
         )
+        self._name = f"{silent}: " if silent else ""
         self._steps, self._unit, self._quiet = steps, unit, quiet
         self._began = time.monotonic()
         self._start = 0
         self._progress = None
-        if self._console.is_terminal and sys.stdout.isatty() and not quiet:
+        if self._console.is_terminal and sys.stdout.isatty() and not (quiet or silent):
             self._progress = Progress(
                 TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
                 BarColumn(bar_width=None),
@@ -74,7 +76,7 @@ class Display:
     def warn(self, text: str) -> None:
         """A warning, on standard error."""
         if not self._quiet:
-            print(f"rnnlab: warning: {text}", file=sys.stderr, flush=True)
+            print(f"rnnlab: warning: {self._name}{text}", file=sys.stderr, flush=True)
 
     def model(self, rows: tuple[tuple[str, str], ...], title: str) -> None:
         """The table of parameters: rows of (name, shape "D x H"), the shape "" being a scalar."""

@@ -17,7 +17,23 @@ from rnnlab.precision import matmul
 from rnnlab.types import Array, Cell, Model, UsageError
 from rnnlab.unroll import PATHS, sqrt_chunk, unroll
 
+# Keys of `config.model`. Those that touch the initial values alone, so that models which differ in
+# them are one program; and the rates that may be JAX scalars, traced or not: these go unchecked and
+# count as greater than 0.
+INITIAL = (
+    "readout_init",
+    "options.kernel_x_init",
+    "options.kernel_h_init",
+    "options.bias_init",
+    "options.init_per_gate",
+    "options.gate_bias",
+)
+RATES = ("dropout", "input_dropout", "output_dropout")
 BLANK = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
+
+
+def _active(rate: float | Array) -> bool:
+    return isinstance(rate, jax.Array) or rate > 0.0
 
 
 def make(
@@ -32,9 +48,9 @@ def make(
     bidirectional: bool = False,
     residual: bool = False,
     skip: bool = False,
-    dropout: float = 0.0,
-    input_dropout: float = 0.0,
-    output_dropout: float = 0.0,
+    dropout: float | Array = 0.0,
+    input_dropout: float | Array = 0.0,
+    output_dropout: float | Array = 0.0,
     dropout_shared: bool = False,
     tied: bool = False,
     readout_init: str = "glorot_uniform",
@@ -69,9 +85,8 @@ def make(
         raise UsageError(f"model.input must be 'one_hot', 'embedding' or 'dense', got '{input}'")
     if input == "embedding" and embedding_size < 1:
         raise UsageError("model.input is 'embedding': set model.embedding_size to at least 1")
-    rates = {"dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout}
-    for name, rate in rates.items():
-        if not 0.0 <= rate < 1.0:
+    for name, rate in zip(RATES, (dropout, input_dropout, output_dropout), strict=True):
+        if not isinstance(rate, jax.Array) and not 0.0 <= rate < 1.0:
             raise UsageError(f"model.{name} must be in [0, 1), got {rate}")
     for name, value, known in (("path", path, PATHS), ("keep", keep, KEEP)):
         if value not in known:
@@ -119,15 +134,15 @@ def make(
     def carry(batch: int, dtype: Any = jnp.float32) -> tuple[Any, ...]:
         return tuple(tuple(unit.carry(batch, dtype) for _ in directions) for _ in range(layers))
 
-    def drop(key: Array | None, rate: float, x: Array) -> Array:
-        if key is None or rate == 0.0:
+    def drop(key: Array | None, rate: float | Array, x: Array) -> Array:
+        if key is None or not _active(rate):
             return x
         shape = (1, *x.shape[1:]) if dropout_shared else x.shape
         return jnp.where(parts.draw(key, 1.0 - rate, shape), x / (1.0 - rate), 0.0)
 
     def enter(params: dict[str, Any], x: Array, key: Array | None) -> Array:
         if input == "one_hot":
-            if key is not None and input_dropout > 0.0:
+            if key is not None and _active(input_dropout):
                 blank = parts.draw(key, input_dropout, x.shape)
                 x = jnp.where(blank, BLANK, x.astype(jnp.int32))  # uint8 has no room for BLANK
             return x

@@ -13,6 +13,17 @@ from rnnlab.types import Array, Params, UsageError
 CLIPS = ("global_norm", "per_layer", "value", "adaptive")
 OPTIMISERS = ("adam", "adamw", "rmsprop", "sgd", "adagrad")
 SCHEDULES = ("constant", "cosine", "linear", "step")
+# Options of `make` and `schedule` that may be JAX scalars, traced or not, which go unchecked: one
+# compiled step serves every value of theirs, and `vmap` a population of them.
+TRACED = (
+    "clip_norm",
+    "learning_rate",
+    "final_fraction",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "epsilon",
+)
 
 
 class ClipState(NamedTuple):
@@ -30,6 +41,10 @@ class Optimiser(NamedTuple):
     update: Callable[[Any, Any, Params], tuple[Any, Any]]
     learning_rate: Callable[[Any], Any]  # step -> the rate used at that step
     watch: Callable[[Any], ClipState]  # the optimiser's state -> what the clip saw
+
+
+def _known(value: Any) -> bool:
+    return not isinstance(value, jax.Array)
 
 
 def _scaled_norm(tree: Any) -> tuple[Array, Array]:
@@ -93,14 +108,13 @@ def clip(kind: str, threshold: float | Array) -> optax.GradientTransformation:
     """The clip as an optax transformation that also records what it saw in a `ClipState`.
 
     kind: one of CLIPS. threshold: T > 0; inf switches clipping off (the gradient passes untouched).
-        A JAX scalar may be traced, so that one compiled step serves every threshold, and `vmap` a
-        population of them.
+        See TRACED.
 
-    Raises UsageError for another kind, or a number that is not > 0; an array is not looked at.
+    Raises UsageError for another kind, or a number that is not > 0.
     """
     if kind not in CLIPS:
         raise UsageError(f"optim.clip must be one of {', '.join(CLIPS)}, got '{kind}'")
-    traced = isinstance(threshold, jax.Array)
+    traced = not _known(threshold)
     if not traced and not threshold > 0:
         raise UsageError(
             f"optim.clip_norm must be greater than 0, got {threshold}: 1.0 to 10.0 is a usual "
@@ -134,10 +148,10 @@ def clip(kind: str, threshold: float | Array) -> optax.GradientTransformation:
 def schedule(
     *,
     kind: str,
-    learning_rate: float,
+    learning_rate: float | Array,
     steps: int,
     warmup_steps: int,
-    final_fraction: float,
+    final_fraction: float | Array,
     decay_every: int,
     decay_factor: float,
 ) -> Callable[[Any], Any]:
@@ -150,13 +164,13 @@ def schedule(
     """
     if kind not in SCHEDULES:
         raise UsageError(f"optim.schedule must be one of {', '.join(SCHEDULES)}, got '{kind}'")
-    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+    if _known(learning_rate) and not 0 < learning_rate < math.inf:
         raise UsageError(f"optim.learning_rate must be greater than 0, got {learning_rate}")
     if not 0 <= warmup_steps < max(steps, 1):
         raise UsageError(
             f"optim.warmup_steps must be in [0, train.steps), got {warmup_steps} of {steps}"
         )
-    if not 0 <= final_fraction <= 1:
+    if _known(final_fraction) and not 0 <= final_fraction <= 1:
         raise UsageError(f"optim.final_fraction must be in [0, 1], got {final_fraction}")
     rest = max(steps - warmup_steps, 1)
     if kind == "cosine":
@@ -182,13 +196,13 @@ def make(
     *,
     name: str,
     clip: str,
-    clip_norm: float,
+    clip_norm: float | Array,
     momentum: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
+    beta1: float | Array,
+    beta2: float | Array,
+    epsilon: float | Array,
     rms_decay: float,
-    weight_decay: float,
+    weight_decay: float | Array,
     schedule: Callable[[Any], Any],
 ) -> Optimiser:
     """The chain clip -> optimiser; decoupled weight decay (adamw) acts on matrices alone.
@@ -199,13 +213,13 @@ def make(
         raise UsageError(f"optim.name must be one of {', '.join(OPTIMISERS)}, got '{name}'")
     rates = {"momentum": momentum, "beta1": beta1, "beta2": beta2, "rms_decay": rms_decay}
     for option, value in rates.items():
-        if not 0 <= value < 1:
+        if _known(value) and not 0 <= value < 1:
             raise UsageError(f"optim.{option} must be in [0, 1), got {value}")
-    if not (epsilon > 0 and weight_decay >= 0):
-        raise UsageError(
-            f"optim.epsilon must be > 0 and optim.weight_decay >= 0, got {epsilon} and {weight_decay}"
-        )
-    if weight_decay and name != "adamw":
+    if _known(epsilon) and not epsilon > 0:
+        raise UsageError(f"optim.epsilon must be greater than 0, got {epsilon}")
+    if _known(weight_decay) and not weight_decay >= 0:
+        raise UsageError(f"optim.weight_decay must be at least 0, got {weight_decay}")
+    if _known(weight_decay) and weight_decay and name != "adamw":
         raise UsageError(f"optim.weight_decay is for 'adamw'; optim.name is '{name}'")
 
     def matrices(params: Params) -> Any:
@@ -229,7 +243,7 @@ def make(
 _clip = clip  # `make` has an option of the same name
 
 
-def averaged(average: Params, params: Params, step: Array, decay: float) -> Params:
+def averaged(average: Params, params: Params, step: Array, decay: float | Array) -> Params:
     """The exponential moving average of the weights after `step` updates.
 
     The decay grows as (1 + step) / (10 + step) up to `decay`, so that the first weights are

@@ -116,11 +116,15 @@ def layer_norm(x: Array, scale: Array, cuts: tuple[int, ...] = ()) -> Array:
     return centred * lax.rsqrt(variance + LAYER_NORM_EPSILON) * scale
 
 
-def draw(key: Array, p: float, shape: tuple[int, ...]) -> Array:
+def draw(key: Array, p: float | Array, shape: tuple[int, ...]) -> Array:
     """bool of `shape`, True with probability p, to within 2^-17: 16 random bits an element, which
     cost half of the 32 that `jax.random.bernoulli` draws.
     """
-    return jax.random.bits(key, shape, jnp.uint16) < jnp.uint16(min(round(p * 65536), 65535))
+    if isinstance(p, jax.Array):
+        below = jnp.minimum(jnp.round(p * 65536), 65535).astype(jnp.uint16)
+    else:
+        below = jnp.uint16(min(round(p * 65536), 65535))
+    return jax.random.bits(key, shape, jnp.uint16) < below
 
 
 def _dropout(x: Array, keep: Array | None, rate: float) -> Array:

@@ -11,8 +11,12 @@ import numpy as np
 # Not pyplot, whose backend and list of open figures belong to whoever imports this.
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+# Okabe and Ito's, which the colour-blind tell apart; with a marker each for print.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
+MARKERS = "osD^vPX*"
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6fb6", "#d9822b", "#3a923a", "#c03d3e", "#777777"
 
 
@@ -40,7 +44,9 @@ def curves(
 
     rows: those of metrics.jsonl. The figure replaces `path` at once, never half-written.
     """
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    # Fixed margins: to find them by drawing would take as long again, for each member of a sweep.
+    figure = Figure(figsize=(10, 6.4))
+    figure.subplots_adjust(left=0.08, right=0.98, bottom=0.08, top=0.9, wspace=0.2, hspace=0.2)
     axes = figure.subplots(2, 2, sharex=True)
     loss, norm, clipped, ratio = axes.flat
     train = _columns(rows, "train", "loss")
@@ -95,8 +101,184 @@ def curves(
     for axis in (loss, norm):
         axis.legend(loc="upper right", fontsize=8, framealpha=0.85, edgecolor="none")
     figure.suptitle(title, parse_math=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a folder's name may have any letter
         figure.savefig(part, dpi=150, format="png")
     os.replace(part, path)
+
+
+# ---- of a sweep: each takes the lines of `report.lines_of`
+
+
+def _places(values: list[Any]) -> dict[Any, float]:
+    """Where values are on an axis: their logarithms if all are > 0, infinity at the right end."""
+    finite = [float(v) for v in values if math.isfinite(v)]
+    log = all(v > 0 for v in finite)
+    places = {v: math.log10(v) if log else float(v) for v in values if math.isfinite(v)}
+    right = max(places.values(), default=0.0)
+    gap = (right - min(places.values(), default=0.0)) / 8 or 0.3
+    return places | {v: right + gap for v in values if not math.isfinite(v)}
+
+
+def _ticks(axis: Axes, places: dict[Any, float], name: str) -> None:
+    off = name == "optim.clip_norm"
+    labels = [f"{v:g}" if math.isfinite(v) else "off" if off else "inf" for v in places]
+    axis.set_xticks(list(places.values()), labels)
+    axis.set_xlabel("clipping threshold T" if off else name)
+
+
+def _plain(axis: Axes) -> None:
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def against(lines: Any, path: Path, *, axis: str, unit: str) -> None:
+    """Validation loss, and below it the share of steps clipped, against the values of a key: the
+    mean of the seeds as a line, every seed as a point, a cross at the top for each that diverged.
+    """
+    values = sorted({point.value for line in lines for point in line.points})
+    places = _places(values)
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    shift = 0.008 * (max(places.values()) - min(places.values()))
+    for number, line in enumerate(lines):
+        colour, marker = COLOURS[number % 8], MARKERS[number % 8]
+        aside = shift * (number - (len(lines) - 1) / 2)  # so that points do not hide each other
+        means = [p for p in line.points if p.losses and not p.diverged]
+        top.plot(
+            [places[p.value] for p in means],
+            [p.mean for p in means],
+            marker=marker,
+            ms=5,
+            color=colour,
+            label=line.label,
+        )
+        for point in line.points:
+            seeds = list(point.losses.values())
+            at = places[point.value] + aside
+            top.plot([at] * len(seeds), seeds, ls="", marker=marker, ms=3, alpha=0.5, color=colour)
+            if point.diverged:
+                count = f"{point.diverged}" if point.diverged > 1 else ""
+                y = 0.99 - 0.035 * number
+                top.plot(at, y, "x", ms=8, mew=2, color=colour, transform=top.get_xaxis_transform())
+                top.annotate(
+                    count, (at, y), (6, -4), xycoords=top.get_xaxis_transform(),
+                    textcoords="offset points", fontsize=8, color=colour,
+                )  # fmt: skip
+        known = [p for p in line.points if math.isfinite(p.clipped)]
+        bottom.plot(
+            [places[p.value] for p in known],
+            [100 * p.clipped for p in known],
+            marker=marker,
+            ms=4,
+            lw=1,
+            color=colour,
+        )
+    crosses = any(point.diverged for line in lines for point in line.points)
+    top.set_ylabel(f"best validation loss, nats per {unit}")
+    top.set_title(
+        "line: mean of the seeds; points: each seed" + ("; cross: diverged" if crosses else ""),
+        fontsize=10,
+    )
+    top.legend(fontsize=9, framealpha=0.85, edgecolor="none")
+    bottom.set(ylabel="% of steps clipped", ylim=(-4, 104))
+    _ticks(bottom, places, axis)
+    for each in (top, bottom):
+        _plain(each)
+    _save(figure, path)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    across = min(count, 2)
+    down = -(-count // across)
+    figure = Figure(figsize=(5 * across + 1.5, 3.4 * down + 0.4), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True)
+    for empty in panels.flat[count:]:
+        empty.set_visible(False)
+    return figure, list(panels.flat[:count])
+
+
+def _mean_curve(members: Any, split: str, name: str) -> tuple[list[int], list[float]]:
+    """Of the steps that all the members have."""
+    rows = [dict(zip(*_columns(member.rows, split, name), strict=True)) for member in members]
+    steps = sorted(set.intersection(*map(set, rows))) if rows else []
+    return steps, [float(np.mean([row[step] for row in rows])) for step in steps]
+
+
+def _smoothed(steps: list[int], values: list[float]) -> tuple[list[int], list[float]]:
+    """The mean of every so many, about 60 of them in all."""
+    size = max(1, len(steps) // 60)
+    ends = range(size, len(steps) + 1, size)
+    return [steps[e - 1] for e in ends], [float(np.mean(values[e - size : e])) for e in ends]
+
+
+def learning(lines: Any, path: Path, *, axis: str | None, unit: str) -> None:
+    """Training loss and, as points, validation loss against the step: a panel a line, a colour a
+    value of the axis, from dark to light."""
+    from matplotlib import colormaps
+
+    values = sorted({point.value for line in lines for point in line.points})
+    shade = {
+        v: colormaps["viridis"](0.92 * i / max(1, len(values) - 1)) for i, v in enumerate(values)
+    }
+    figure, panels = _panels(len(lines))
+    for panel, line in zip(panels, lines, strict=True):
+        ends = []
+        for point in line.points:
+            steps, losses = _smoothed(*_mean_curve(point.members, "train", "loss"))
+            panel.plot(steps, losses, lw=1.2, color=shade[point.value])
+            panel.plot(
+                *_mean_curve(point.members, "valid", "loss"),
+                "o", ms=4, mec="white", mew=0.5, color=shade[point.value],
+            )  # fmt: skip
+            ends += losses[len(losses) // 5 :]
+        if ends:
+            low, high = min(ends), max(ends)
+            panel.set_ylim(low - 0.08 * (high - low or 1), high + 0.08 * (high - low or 1))
+        panel.set(title=line.label, ylabel=f"nats per {unit}", xlabel="step")
+        _plain(panel)
+    if axis is not None:
+        name = "T" if axis == "optim.clip_norm" else axis.rpartition(".")[2]
+        handles = [Line2D([], [], color=shade[v], label=f"{name} = {v:g}") for v in values]
+        figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle("mean of the seeds: line training (smoothed), points validation", fontsize=10)
+    _save(figure, path)
+
+
+def norms(lines: Any, path: Path, *, every: int) -> None:
+    """The distribution of the gradient's norm before clipping, under the largest threshold and the
+    smallest, with every threshold drawn in it: a panel a line. every: steps in a logged mean."""
+    figure, panels = _panels(len(lines))
+    for panel, line in zip(panels, lines, strict=True):
+        shown = {0: line.points[0], len(line.points) - 1: line.points[-1]}
+        drawn = []
+        for index, colour in zip(shown, (ORANGE, BLUE), strict=False):
+            point = line.points[index]
+            found = [_columns(member.rows, "train", "grad_norm")[1] for member in point.members]
+            drawn.append((point, np.array([v for row in found for v in row if v > 0]), colour))
+        together = np.concatenate([norms for _, norms, _ in drawn])
+        if together.size:
+            bins = np.geomspace(together.min(), together.max() * 1.001, 50)
+            for point, values, colour in drawn:
+                label = f"trained at T = {point.value:g}"
+                panel.hist(values, bins=bins.tolist(), color=colour, alpha=0.55, label=label)
+            panel.set_xscale("log")
+            panel.xaxis.set_major_formatter("{x:g}")
+        finite = [point.value for point in line.points if math.isfinite(point.value)]
+        for value in finite:
+            panel.axvline(value, color=GREY, ls="--", lw=0.8)
+            panel.annotate(
+                f"{value:g}", (value, 1), (2, -8), xycoords=panel.get_xaxis_transform(),
+                textcoords="offset points", fontsize=7, color=GREY,
+            )  # fmt: skip
+        panel.set(title=line.label, ylabel="rows", xlabel="gradient norm before clipping")
+        panel.legend(fontsize=8, framealpha=0.85, edgecolor="none", loc="center right")
+        _plain(panel)
+    each = "one step each" if every == 1 else f"each the mean of {every} steps"
+    figure.suptitle(f"{each}; dashed: the thresholds", fontsize=10)
+    _save(figure, path)

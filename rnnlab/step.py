@@ -5,7 +5,7 @@ take the gradients of several devices for one update.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -81,29 +81,30 @@ def _report(state: TrainState) -> dict[str, Array]:
     return {**state.tally, "step": state.step, "fault": state.fault["step"]}
 
 
-def make(
-    task: Task,
+class Programs(NamedTuple):
+    """The train step as pure functions, not jitted."""
+
+    step: Callable[..., Any]  # (state, batch) -> (state, report)
+    # The same in two, of a share of the batch each: see `parallel.apart`.
+    share: Callable[..., Any]  # (params, carry, batch, key, number) -> (grads, carry, total, count)
+    update: Callable[..., Any]  # (state, grads, carry, total, count) -> (state, report)
+
+
+def programs(
+    loss: Callable[..., Any],
     optimiser: optim.Optimiser,
     *,
-    average_decay: float,
+    average_decay: float | Array,
     reduction: str,
     log_every: int,
-    split: parallel.Split = parallel.SINGLE,
-    group: int = 1,
-    signal: Callable[[], int | None] = lambda: None,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
-    """The jitted train step: (state, batch) -> (state, report). The state is donated.
+) -> Programs:
+    """The train step of a loss (`Task.loss`), for `make` and for a population of runs.
 
     reduction: the loss that is differentiated, "mean" per token, or "sum_over_time", that mean
         times T: the clipping thresholds of Pascanu et al. 2013 are for the latter. What is
         reported as `loss` is the mean in both cases. T is the leading axis of the batch's first
         leaf of rank >= 2.
-    split: over which devices; the state must be there (`parallel.place`). The mean is over the
-        tokens of the whole batch, and the clip after it.
-    group: if > 1, the second argument is a list of 1 to `group` batches, and so many steps are
-        one dispatch. One program serves every length of the list, so that how steps are grouped
-        changes no bit. Not for CPU devices.
-    signal: see `parallel.meshed`; over several processes the report has a "signal".
+    average_decay: of the moving average, where the state has one; a JAX scalar may be traced.
     report: scalars summed since the last multiple of `log_every`, to be divided once; a buffer of
         its own, so that reading it never waits for the next step.
 
@@ -111,20 +112,14 @@ def make(
     after it. (The result: at |g| = 1e20 Adam's second moment overflows in float32, and would hold
     its parameter still for good.)
 
-    Raises UsageError for another reduction, a decay outside [0, 1), or a group over CPU devices.
+    Raises UsageError for another reduction, or a decay outside [0, 1).
     """
     if reduction not in REDUCTIONS:
         raise UsageError(
             f"optim.reduction must be one of {', '.join(REDUCTIONS)}, got '{reduction}'"
         )
-    if not 0 <= average_decay < 1:
+    if not isinstance(average_decay, jax.Array) and not 0 <= average_decay < 1:
         raise UsageError(f"optim.ema must be in [0, 1), got {average_decay}")
-    alone = len(split.devices) < 2
-    if group > 1 and split.mesh is None and not alone:
-        raise UsageError(
-            f"train.steps_per_dispatch is {group}: over {len(split.devices)} devices of a CPU it "
-            "must be 0 or 1 (parallel.devices=1 uses one)"
-        )
 
     def scale(batch: Any) -> int:
         if reduction == "mean":
@@ -132,7 +127,7 @@ def make(
         return next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1)
 
     def objective(params: Params, carry: Any, batch: Any, key: Array) -> tuple[Array, Any]:
-        carry, sums = task.loss(params, carry, batch, key)
+        carry, sums = loss(params, carry, batch, key)
         total, count = sums["loss"]
         return total / count * scale(batch), (carry, total, count)
 
@@ -190,7 +185,7 @@ def make(
     # The same in two programs: of a share of the batch neither mean nor count is known.
     def share(params: Params, carry: Any, batch: Any, key: Array, number: Array) -> Any:
         def objective(params: Params) -> tuple[Array, Any]:
-            after, sums = task.loss(params, carry, batch, jax.random.fold_in(key, number))
+            after, sums = loss(params, carry, batch, jax.random.fold_in(key, number))
             total, count = sums["loss"]
             return total * scale(batch), (after, total, count)
 
@@ -203,17 +198,57 @@ def make(
         mean = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
         return update(state, mean, carry, total, count)
 
+    return Programs(step, share, update_by_sum)
+
+
+def make(
+    task: Task,
+    optimiser: optim.Optimiser,
+    *,
+    average_decay: float,
+    reduction: str,
+    log_every: int,
+    split: parallel.Split = parallel.SINGLE,
+    group: int = 1,
+    signal: Callable[[], int | None] = lambda: None,
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+    """The jitted train step: (state, batch) -> (state, report). The state is donated.
+
+    average_decay, reduction, log_every: see `programs`.
+    split: over which devices; the state must be there (`parallel.place`). The mean is over the
+        tokens of the whole batch, and the clip after it.
+    group: if > 1, the second argument is a list of 1 to `group` batches, and so many steps are
+        one dispatch. One program serves every length of the list, so that how steps are grouped
+        changes no bit. Not for CPU devices.
+    signal: see `parallel.meshed`; over several processes the report has a "signal".
+
+    Raises UsageError for what `programs` refuses, or a group over CPU devices.
+    """
+    alone = len(split.devices) < 2
+    if group > 1 and split.mesh is None and not alone:
+        raise UsageError(
+            f"train.steps_per_dispatch is {group}: over {len(split.devices)} devices of a CPU it "
+            "must be 0 or 1 (parallel.devices=1 uses one)"
+        )
+    pure = programs(
+        task.loss,
+        optimiser,
+        average_decay=average_decay,
+        reduction=reduction,
+        log_every=log_every,
+    )
+
     def several(state: TrainState, batches: Any, count: Array) -> Any:
         def one(i: Array, state: TrainState) -> TrainState:
-            return step(state, jax.tree.map(lambda leaf: leaf[i], batches))[0]
+            return pure.step(state, jax.tree.map(lambda leaf: leaf[i], batches))[0]
 
         # A traced count: the same program, whatever a log row or a signal does to the groups.
         state = jax.lax.fori_loop(0, count, one, state)
         return state, _report(state)
 
     if split.mesh is None and not alone:
-        return parallel.apart(split, share, update_by_sum)
-    program = step if group == 1 else several
+        return parallel.apart(split, pure.share, pure.update)
+    program = pure.step if group == 1 else several
     if split.mesh is not None:
         program = parallel.meshed(split, program, grouped=group > 1, signal=signal)
     else:

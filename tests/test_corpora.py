@@ -239,7 +239,9 @@ def test_failing_read_is_refused(tmp_path, monkeypatch):
         def read(self, size=-1):
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(corpora, "_part", lambda path, member: corpora.Part(str(path), Failing))
+    monkeypatch.setattr(
+        corpora, "_part", lambda path, member: corpora.Part(str(path), path, Failing)
+    )
     refused(lambda: read(path), "a.txt", "Input/output error")
 
 

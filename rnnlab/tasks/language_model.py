@@ -10,14 +10,16 @@ import ast
 import functools
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import corpora, data, metrics, model, runfolder, sample
+from rnnlab.config import flat
 from rnnlab.leaves import select
 from rnnlab.types import Array, Config, Model, Params, Task, UsageError
 from rnnlab.vocabulary import Vocabulary
@@ -26,17 +28,60 @@ FUNCTION = "\ndef "  # what a generated function begins with
 KEPT_AT_MOST = 64 << 20  # bytes of held-out tokens that are copied into the run
 
 
-def build(config: Config, vocabulary: Vocabulary) -> Model:
-    """The model of the config for this vocabulary: one-hot or embedded symbols in, logits out."""
-    options = {name: value for name, value in config.model.items() if value is not None}
-    cell_options = {k: v for k, v in options.pop("options").items() if v is not None}
-    size = vocabulary.size
+def build(config: Config, size: int, values: dict[str, Any] | None = None) -> Model:
+    """The model of the config for a vocabulary of that size: one-hot or embedded symbols in, logits
+    out. `values` take the place of the config's own, by dotted key."""
+    chosen = flat(config.model) | {
+        key.removeprefix("model."): value for key, value in (values or {}).items()
+    }
+    return _build(size, {key: value for key, value in chosen.items() if value is not None})
+
+
+def _build(size: int, chosen: dict[str, Any]) -> Model:
+    cell_options = {
+        key.removeprefix("options."): value
+        for key, value in chosen.items()
+        if key.startswith("options.")
+    }
+    options = {key: value for key, value in chosen.items() if not key.startswith("options.")}
     made = model.make(input_size=size, output_size=size, cell_options=cell_options, **options)
     if not made.causal:
         raise UsageError(
             "a language model must not see the future: set model.bidirectional to False"
         )
     return made
+
+
+class Reader(NamedTuple):
+    """The model where it is only read from: its initial values and dropout do not matter."""
+
+    net: Model
+    measure: Callable[..., Any]  # (params, carry, batch) -> (carry, sums of TOKEN_METRICS), jitted
+
+
+def reader(config: Config, size: int) -> Reader:
+    """The reader of a config; the same one for all configs whose programs are the same, so that
+    what it compiles serves the many members of a sweep."""
+    aside = (*model.INITIAL, *model.RATES)
+    chosen = {
+        key: value
+        for key, value in flat(config.model).items()
+        if value is not None and key not in aside
+    }
+    return _reader(size, tuple(chosen.items()))
+
+
+@functools.lru_cache(maxsize=16)
+def _reader(size: int, chosen: tuple[tuple[str, Any], ...]) -> Reader:
+    net = _build(size, dict(chosen))
+
+    @jax.jit
+    def measure(params: Params, carry: Any, batch: Any) -> tuple[Any, Any]:
+        carry, logits = net.apply(params, carry, batch["inputs"])
+        names = tuple(metrics.TOKEN_METRICS)
+        return carry, metrics.sums(names, logits, batch["targets"], batch.get("weights"))
+
+    return Reader(net, measure)
 
 
 def vocabulary_of(folder: Path) -> Vocabulary:
@@ -65,7 +110,7 @@ def write(
     Raises UsageError for options out of range, or a prime with characters the run has not seen.
     """
     vocabulary = vocabulary_of(kept)
-    net = build(config, vocabulary)
+    net = reader(config, vocabulary.size).net
     first = sample.prime_tokens(vocabulary, prime, count=count, seed=seed)
     if beam:
         tokens, scores = sample.beam_search(net, params, first[:, 0], length=length, width=beam)
@@ -126,7 +171,8 @@ def make(config: Config, kept: Path | None = None) -> Task:
         return text, train, valid
 
     vocabulary = corpus()[0].vocabulary if kept is None else vocabulary_of(kept)
-    net = build(config, vocabulary)
+    net = build(config, vocabulary.size)
+    served = reader(config, vocabulary.size)
 
     @functools.cache
     def batches() -> data.Batches:
@@ -181,29 +227,28 @@ def make(config: Config, kept: Path | None = None) -> Task:
             lengths[FUNCTION] = wanted.snippet_length
         for prime, length in lengths.items():
             first = sample.prime_tokens(vocabulary, prime, seed=config.seed)
-            sample.generate(net, None, first, length=length, temperature=wanted.temperature)
+            sample.generate(served.net, None, first, length=length, temperature=wanted.temperature)
 
-    def loss(params: Params, carry: Any, batch: Any, key: Array | None) -> tuple[Any, Any]:
-        carry = select(batch["fresh"], jax.tree.map(jnp.zeros_like, carry), carry)
-        carry, logits = net.apply(params, carry, batch["inputs"], key=key)
-        return carry, metrics.sums(("loss",), logits, batch["targets"])
+    def loss_of(values: dict[str, Any]) -> Callable[..., Any]:
+        own = build(config, vocabulary.size, values)
 
-    @jax.jit
-    def measure(params: Params, carry: Any, batch: Any) -> tuple[Any, Any]:
-        carry, logits = net.apply(params, carry, batch["inputs"])
-        names = tuple(metrics.TOKEN_METRICS)
-        return carry, metrics.sums(names, logits, batch["targets"], batch.get("weights"))
+        def loss(params: Params, carry: Any, batch: Any, key: Array | None) -> tuple[Any, Any]:
+            carry = select(batch["fresh"], jax.tree.map(jnp.zeros_like, carry), carry)
+            carry, logits = own.apply(params, carry, batch["inputs"], key=key)
+            return carry, metrics.sums(("loss",), logits, batch["targets"])
+
+        return loss
 
     def evaluate(params: Params) -> dict[str, float]:
         text, windows = validation()
         totals = {name: np.zeros(2) for name in metrics.TOKEN_METRICS}
         carry = net.carry(text.streams)
         for i in range(text.windows):
-            carry, found = measure(params, carry, text(i))
+            carry, found = served.measure(params, carry, text(i))
             for name, pair in found.items():
                 totals[name] += np.array([float(v) for v in pair])
         result = {name: float(total / count) for name, (total, count) in totals.items()}
-        _, found = measure(params, net.carry(windows["inputs"].shape[1]), windows)
+        _, found = served.measure(params, net.carry(windows["inputs"].shape[1]), windows)
         total, count = found["loss"]
         estimate = float(total) / float(count)
         return {
@@ -217,7 +262,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
     def show(params: Params, step: int) -> str:
         options = config.sample
         return sample.text_samples(
-            net,
+            served.net,
             params,
             vocabulary,
             prime=options.prime,
@@ -231,7 +276,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         if not count:
             return {}
         texts = sample.text_samples(
-            net,
+            served.net,
             params,
             vocabulary,
             prime=FUNCTION,
@@ -268,7 +313,10 @@ def make(config: Config, kept: Path | None = None) -> Task:
         init=net.init,
         carry=lambda: net.carry(rows),
         batch=lambda step: batches()(step),
-        loss=loss,
+        loss=loss_of({}),
+        loss_of=loss_of,
+        initial=tuple(f"model.{key}" for key in model.INITIAL),
+        rates=tuple(f"model.{key}" for key in model.RATES),
         evaluate=evaluate,
         finish=finish,
         show=show,

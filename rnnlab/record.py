@@ -1,0 +1,317 @@
+"""The record of one run in its folder: what it resumes from, its rows, figures and checkpoints.
+
+It sees a run from outside: numbers and states are handed to it, by a loop that trains one run or
+many at once. Process 0 has all the files; the others keep count with it.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab import checkpoint, optim, parallel, runfolder
+from rnnlab import config as configuration
+from rnnlab import step as stepping
+from rnnlab.display import Display, clock
+from rnnlab.types import (
+    CheckpointError,
+    Config,
+    DivergedError,
+    Params,
+    RnnlabError,
+    Task,
+    UsageError,
+)
+
+
+def initial(config: Config, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
+    """The state of step 0."""
+    return stepping.start(task, optimiser, seed=config.seed, average=config.optim.ema > 0)
+
+
+@contextlib.contextmanager
+def all_told() -> Iterator[None]:
+    """What process 0 alone does, and if it fails, no process goes on to wait for it."""
+    try:
+        yield
+    except RnnlabError as error:
+        parallel.agreed(error.exit_code)
+        raise
+    if parallel.agreed(0):
+        raise UsageError("process 0 has given up, and says why")
+
+
+class Record:
+    """What is open while a run trains; a context, which closes it.
+
+    overrides: what run.json says was given. split: over what a step is split, or the run shares a
+        program with (`parallel.Split.name`). started: when the process was, by `time.monotonic`.
+    step: the checkpoint to go on from; None for the newest, 0 for none. keep: how many of the newest
+        are kept at least.
+
+    `start` is the step that the run goes on from.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        task: Task,
+        optimiser: optim.Optimiser,
+        display: Display,
+        *,
+        overrides: list[str],
+        split: str,
+        started: float,
+        step: int | None = None,
+        keep: int = 1,
+    ):
+        self.keep, self.ended = max(keep, config.train.keep), False
+        self.config, self.workdir, self.task, self.display = config, workdir, task, display
+        self.optimiser, self.split = optimiser, split
+        self.root = workdir / "checkpoints"
+        self.primary = jax.process_index() == 0
+        self.best, self.best_step = math.inf, 0
+        self.measured, self.measured_at = math.nan, -1  # the last validation loss, and its step
+        self.seconds, self.started, self.began = 0.0, started, time.monotonic()
+        self.rate = f"{task.unit}s_per_second"
+        self.aside = 0.0  # seconds since the last logged row that were not spent on steps
+        self._state: Any
+        self._state, meta = self._restored(step)
+        self.start = int(self._state.step)
+        if meta is not None:
+            extra = meta["extra"]
+            self.best, self.best_step = float(extra["best"]), extra["best_step"]
+            self.seconds, self.measured_at = extra["seconds"], extra["measured_at"]
+        self.logged_at, self.logged_time = self.start, time.monotonic()
+        self.files = contextlib.ExitStack()
+        with all_told():
+            if self.primary:
+                self._describe(overrides, resumed=meta is not None)
+                self._open(meta)
+
+    def _restored(self, step: int | None) -> tuple[stepping.TrainState, dict[str, Any] | None]:
+        state, meta = initial(self.config, self.task, self.optimiser), None
+        if self.primary:
+            checkpoint.clean(self.root)
+        parallel.agreed(0)  # the others read when it is done
+        found = None
+        if step != 0:
+            found = checkpoint.restore(
+                self.root,
+                state,
+                step=step,
+                fingerprint=self.task.fingerprint,
+                warn=self.display.warn,
+                split=self.split,
+            )
+        if found is not None:
+            state, meta = found
+        reached = int(state.step)
+        if parallel.agreed(reached) != reached:
+            raise CheckpointError(f"{self.root} is not the same folder for all processes")
+        return state, meta
+
+    def _describe(self, overrides: list[str], resumed: bool) -> None:
+        path = self.workdir / "run.json"
+        facts = self.task.facts()
+        described = runfolder.describe(overrides=overrides) | {"split": self.split}
+        if resumed and path.exists():
+            run = runfolder.read_json(path)
+            before = run["data"].get("sha256")
+            if before != facts.get("sha256"):
+                raise UsageError(
+                    f"the text of this run has changed since it began: {facts.get('source')} has "
+                    f"sha256 {facts.get('sha256')}, the run has {before}"
+                )
+            run["resumed"] = [*run.get("resumed", []), {"step": self.start, **described}]
+        else:
+            count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+            run = {**described, "data": facts, "parameters": count}
+        runfolder.write_json(self.workdir / "config.json", configuration.to_json(self.config))
+        self.task.keep(self.workdir)
+        runfolder.write_json(path, run)
+
+    def _open(self, meta: dict[str, Any] | None) -> None:
+        sizes = meta["extra"] if meta else {"metrics_bytes": 0, "samples_bytes": 0}
+        warn = self.display.warn
+        self.metrics = self.files.enter_context(runfolder.Log(self.workdir / "metrics.jsonl"))
+        self.samples = self.files.enter_context(runfolder.Log(self.workdir / "samples.txt"))
+        if meta is None and self.metrics.size:
+            warn(f"{self.root} holds no checkpoint: the run starts again from step 0")
+        # Without a checkpoint, rows of an earlier start belong to steps that are done again.
+        self.metrics.truncate(sizes["metrics_bytes"], warn)
+        self.samples.truncate(sizes["samples_bytes"], warn)
+        step = self.start + 1 if meta else None
+        self.events = self.files.enter_context(runfolder.Events(self.workdir, purge_step=step))
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.files.close()
+
+    def handed_over(self) -> stepping.TrainState:
+        """The state of step `start`, as arrays of this process alone, to whoever trains: once."""
+        state, self._state = self._state, None
+        return state
+
+    def elapsed(self) -> float:
+        """Seconds of all starts of the run so far."""
+        return self.seconds + time.monotonic() - self.began
+
+    def under_way(self, step: int) -> None:
+        """The first step of this start is done, as number `step`: what compiled is no part of the
+        rate. Into run.json goes how long the start took."""
+        seconds = round(time.monotonic() - self.started, 3)
+        if self.primary:
+            path = self.workdir / "run.json"
+            run = runfolder.read_json(path)
+            [run, *run.get("resumed", [])][-1]["start_seconds"] = seconds
+            runfolder.write_json(path, run)
+        self.logged_at, self.logged_time = step, time.monotonic()
+
+    def log(self, report: dict[str, float]) -> dict[str, Any]:
+        """Write the row of a report of the train step; returns the row."""
+        step, steps = int(report["step"]), report["steps"]
+        now = time.monotonic()
+        spent = max(now - self.logged_time - self.aside, 1e-9)
+        # The tally may hold steps of an earlier process, and the one that compiled; the rate is of
+        # the others, if there are any yet.
+        share = (step - self.logged_at) / steps
+        row = {
+            "step": step,
+            "split": "train",
+            "loss": report["loss"] / report["count"],
+            "grad_norm": report["norm"] / steps,
+            "grad_norm_max": report["norm_max"],
+            "clipped": report["clipped"] / steps,
+            "update_ratio": report["ratio"] / steps,
+            "learning_rate": float(self.optimiser.learning_rate(step - 1)),
+            **({self.rate: report["count"] * share / spent} if share else {}),
+            "seconds": self.elapsed(),
+        }
+        self.logged_at, self.logged_time, self.aside = step, now, 0.0
+        self._write(row)
+        return row
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if not self.primary:
+            return
+        self.metrics.append(runfolder.metrics_row(row))
+        self.events.write(row["step"], row["split"], row)
+        self.display.row(row)
+
+    def validated(self, step: int, found: dict[str, float]) -> bool:
+        """Write what `Task.evaluate` has found; whether it is the best so far."""
+        found["loss"] = parallel.agreed(found["loss"])  # to the bit: a checkpoint depends on it
+        self._write({"step": step, "split": "valid", **found, "seconds": self.elapsed()})
+        self.measured_at, self.measured = step, found["loss"]
+        if not found["loss"] < self.best:
+            return False
+        self.best, self.best_step = found["loss"], step
+        return True
+
+    def draw(self) -> list[dict[str, Any]]:
+        """Draw curves.png of all rows, which are returned."""
+        if not self.primary:
+            return []
+        from rnnlab import plots  # not before the first step: it brings matplotlib
+
+        rows = runfolder.read_rows(self.workdir / "metrics.jsonl")
+        plots.curves(
+            rows,
+            self.workdir / "curves.png",
+            title=self.workdir.name,
+            clip_norm=self.config.optim.clip_norm,
+            unit=self.task.unit,
+        )
+        return rows
+
+    def sample(self, step: int, params: Params) -> None:
+        """Show what the model does now, and keep it."""
+        if not self.primary:
+            return
+        text = self.task.show(params, step)
+        self.samples.append(f"---- step {step} ----\n{text}\n")
+        self.display.say(f"---- a sample at step {step} ----\n{text}\n----")
+
+    def save(self, step: int, state: stepping.TrainState) -> None:
+        """A checkpoint. state: as arrays of this process alone."""
+        sizes = {}
+        if self.primary:
+            self.metrics.sync()
+            self.samples.sync()
+            sizes = {"metrics_bytes": self.metrics.size, "samples_bytes": self.samples.size}
+        checkpoint.save(
+            self.root,
+            step,
+            state,
+            metric=self.measured if self.measured_at == step else None,
+            extra={
+                **sizes,
+                "seconds": self.elapsed(),
+                "best": self.best,
+                "best_step": self.best_step,
+                "measured_at": self.measured_at,
+            },
+            fingerprint=self.task.fingerprint,
+            keep=self.keep,
+            split=self.split,
+        )
+
+    def diverged(self, state: stepping.TrainState) -> DivergedError:
+        """The end of a run that has come to a fault: its last good state is saved, and summary.json
+        written; returns what is to be said."""
+        self.ended = True
+        fault = {name: float(value) for name, value in state.fault.items()}
+        step, good = int(fault["step"]), int(state.step)
+        if good:
+            self.save(good, state.replace(fault=jax.tree.map(jnp.zeros_like, state.fault)))
+        if self.primary:
+            summary = self._summary(good) | {"diverged_at": step}
+            runfolder.write_json(self.workdir / "summary.json", summary)
+        kept = f"the last good state, step {good}, is kept" if good else "nothing was worth keeping"
+        return DivergedError(
+            f"diverged at step {step}: the loss is {fault['loss']:.4g}, the norm of the gradient "
+            f"{fault['norm']:.4g}, the clipping threshold {self.config.optim.clip_norm:g}; {kept}: "
+            "lower optim.learning_rate or optim.clip_norm"
+        )
+
+    def _summary(self, step: int) -> dict[str, Any]:
+        rows = self.draw()
+        rates = sorted(r[self.rate] for r in rows if self.rate in r)
+        losses = [r["loss"] for r in rows if r["split"] == "valid"]
+        return {
+            "valid_loss": self.best if losses else None,
+            "valid_step": self.best_step,
+            "final_valid_loss": losses[-1] if losses else None,
+            "steps": step,
+            "seconds": self.elapsed(),
+            self.rate: rates[len(rates) // 2] if rates else None,
+        }
+
+    def finish(self, step: int, params: Params) -> dict[str, Any]:
+        """The end of the run: summary.json, which is returned."""
+        if not self.primary:
+            return {"steps": step, "valid_loss": self.best, "valid_step": self.best_step}
+        old = self.workdir / "summary.json"
+        extra = self.task.finish(params)
+        summary = self._summary(step) | extra
+        if old.exists() and runfolder.read_json(old)["steps"] == step:
+            summary["seconds"] = runfolder.read_json(old)["seconds"]  # nothing was left to train
+        runfolder.write_json(old, summary)
+        for name, value in extra.items():
+            self.display.say(f"{name.replace('_', ' ')}: {value:.3f}")
+        self.display.say(
+            f"done: {step} steps in {clock(summary['seconds'])}, best validation {self.best:.4f} "
+            f"nats/{self.task.unit} at step {self.best_step}; everything is in {self.workdir} "
+            f"(curves.png, samples.txt, metrics.jsonl). Write text with: "
+            f"python launch.py sample --workdir={self.workdir} --length=500"
+        )
+        return summary
