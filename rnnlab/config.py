@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -23,10 +24,11 @@ def load(path: str, overrides: list[str]) -> Config:
     value of the wrong type.
     """
     module = _module(path)
-    if not callable(getattr(module, "get_config", None)):
+    function = getattr(module, "get_config", None)
+    if function is None:
         raise UsageError(f"config file '{path}' defines no get_config()")
     with _about(path):
-        config = module.get_config()
+        config = function() if callable(function) else None
     if not isinstance(config, ConfigDict):
         raise UsageError(
             f"config file '{path}': get_config() must return an ml_collections.ConfigDict"
@@ -78,7 +80,7 @@ def _about(path: str) -> Iterator[None]:
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
-        line = _line_in(error, path)
+        line = _line_in(error, os.path.abspath(path))
         at = f", line {line}" if line else ""
         raise UsageError(f"config file '{path}'{at}: {_one_line(error)}") from error
 

@@ -186,10 +186,11 @@ def schedule(
         after = optax.exponential_decay(learning_rate, decay_every, decay_factor, staircase=True)
     else:
         after = optax.constant_schedule(learning_rate)
-    if not warmup_steps:
-        return after
-    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, after], [warmup_steps])
+    if warmup_steps:
+        warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+        after = optax.join_schedules([warmup, after], [warmup_steps])
+    # Not an int32, with which JAX would reckon in float32 even where float64 is on.
+    return lambda step: after(jnp.asarray(step, float))
 
 
 def make(
@@ -250,5 +251,5 @@ def averaged(average: Params, params: Params, step: Array, decay: float | Array)
     forgotten (TensorFlow's `ExponentialMovingAverage` with num_updates).
     """
     step = step.astype(jnp.float32)
-    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    rate = jnp.minimum(jnp.asarray(decay, jnp.float32), (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda a, p: (rate * a + (1.0 - rate) * p).astype(p.dtype), average, params)

@@ -239,7 +239,8 @@ def learning(lines: Any, path: Path, *, axis: str | None, unit: str) -> None:
             ends += losses[len(losses) // 5 :]
         if ends:
             low, high = min(ends), max(ends)
-            panel.set_ylim(low - 0.08 * (high - low or 1), high + 0.08 * (high - low or 1))
+            margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+            panel.set_ylim(low - margin, high + margin)
         panel.set(title=line.label, ylabel=f"nats per {unit}", xlabel="step")
         _plain(panel)
     if axis is not None:

@@ -11,6 +11,7 @@ devices there are: no member knows of another, so no device waits for one.
 """
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,6 +30,7 @@ from rnnlab.record import Record, initial
 from rnnlab.types import Config, Params, Task
 
 AXIS = "members"
+PAUSE = 5.0  # seconds between two lines of progress: rows may be as frequent as steps
 AVERAGE = "optim.ema"
 OPTIMISER = tuple(f"optim.{name}" for name in optim.TRACED)
 
@@ -159,6 +161,7 @@ class Population:
     def begin(self, records: Sequence[Record | None], display: Display) -> None:
         """Take the states over from the records; a slot whose record is None is frozen."""
         self.records, self.display = list(records), display
+        self.told = time.monotonic()
         self.alive = [i for i, record in enumerate(records) if record is not None]
         states = []
         for index, record in enumerate(records):
@@ -220,7 +223,11 @@ class Population:
         return [found[i] for i in indices]
 
     def logged(self, rows: list[dict[str, Any]]) -> None:
-        """See `train.Single`: the members' medians, and the sum of their rates."""
+        """See `train.Single`: the members' medians, and the sum of their rates, now and then."""
+        now = time.monotonic()
+        if now < self.told + PAUSE and rows[0]["step"] < self.configs[0].train.steps:
+            return
+        self.told = now
         rate = f"{self.tasks[0].unit}s_per_second"
         self.display.row(
             {

@@ -177,6 +177,8 @@ def sentences(line: Line, axis: str | None, found: Comparison | None) -> list[st
     """What a person would say of a line, each sentence by a rule of `compare`."""
     letter = "T" if axis == THRESHOLD else (axis or "").rpartition(".")[2]
     said = []
+    if all(not point.losses and not point.open for point in line.points):
+        return ["every member diverged."]
     if found is None:
         said.append("nothing is done yet in all its seeds.")
     else:
