@@ -38,7 +38,7 @@ BENCH_FLAGS = (
     ("threads", int, "N", "of every library (default: the usable cores)"),
     ("vocabulary", int, "V", "characters (default: 65)"),
     ("layers", int, "L", "scaling, memory, generation: cells in the stack"),
-    ("hidden", int, "H", "scaling, memory, generation: units a layer"),
+    ("hidden", int, "H", "scaling, memory, generation, sweep: units a layer"),
     (
         "batch",
         str,
@@ -48,6 +48,8 @@ BENCH_FLAGS = (
     ("max_time", int, "T", "scaling, memory: the longest window (default: 16384)"),
     ("length", int, "N", "generation: characters of a text"),
     ("repeats", int, "N", "startup: launches of each kind"),
+    ("members", int, "N", "sweep: runs in it (default: 16)"),
+    ("steps", int, "N", "sweep: train steps of each (default: 300)"),
 )
 
 
@@ -197,6 +199,13 @@ def parser() -> argparse.ArgumentParser:
         "--jobs", type=int, default=0, metavar="N", help="local: processes at once (default: cores)"
     )
     sweep.add_argument(
+        "--halving",
+        type=int,
+        metavar="ETA",
+        help="successive halving: at 1/ETA, 1/ETA^2 ... of the steps the best 1/ETA of the members "
+        "go on (default: all do)",
+    )
+    sweep.add_argument(
         "--dry_run", action="store_true", help="check all members and list them; nothing is written"
     )
 
@@ -213,14 +222,14 @@ def parser() -> argparse.ArgumentParser:
         "What is timed computes the same as rnnlab's plain scan: that is checked first. Suites: "
         "step (the whole train step), scaling (with T and B), memory (peak by T, with and without "
         "rematerialisation), generation (characters a second), startup (seconds to the first "
-        "step). A flag that is not given takes the suite's own default.",
+        "step), sweep (a whole sweep in three ways). A flag that is not given takes the suite's own default.",
     )
     bench.add_argument(
         "suite",
         nargs="?",
         default="step",
         metavar="SUITE",
-        help="step, scaling, memory, generation or startup (default: step)",
+        help="step, scaling, memory, generation, startup or sweep (default: step)",
     )
     for name, kind, metavar, summary in BENCH_FLAGS:
         bench.add_argument(f"--{name}", type=kind, metavar=metavar, help=summary)
@@ -293,7 +302,14 @@ def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
     if flags.dry_run:
         sweep.show(members or sweep.opened(workdir).members, print)
         return 0
-    failed = sweep.run(workdir, members, executor=flags.executor, jobs=flags.jobs, say=say)
+    failed = sweep.run(
+        workdir,
+        members,
+        executor=flags.executor,
+        jobs=flags.jobs,
+        halving=flags.halving,
+        say=say,
+    )
     say(report.write(workdir))
     return 1 if failed else 0
 

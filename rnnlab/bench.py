@@ -24,6 +24,7 @@ from rnnlab.measure import (
     speed,
     spread,
     summary,
+    sweep_seconds,
     team,
 )
 from rnnlab.types import RnnlabError, UsageError
@@ -213,6 +214,25 @@ def startup_suite(options: Options, report: Report) -> None:
     report.table("start-up of python launch.py train, experiments/default.py", rows)
 
 
+def sweep_suite(options: Options, report: Report) -> None:
+    """Seconds of a whole sweep: as one program, as a pool of processes, as runs one by one."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as name:
+        for how in ("one after the other", "local", "vmap"):
+            report.progress(f"{options.members} members, {how}")
+            folder = Path(name) / how.replace(" ", "-")
+            seconds = sweep_seconds(
+                folder, how, options.members, options.hidden, options.steps, options.threads
+            )
+            base = rows[0]["seconds"] if rows else seconds
+            rows.append({"members": how, "seconds": seconds, "of one by one": seconds / base})
+    report.table(
+        f"a sweep of {options.members} members of 1x{options.hidden}xB32xT64, {options.steps} steps "
+        "each: wall time of the commands, start-up, compilation, evaluation and files included",
+        rows,
+    )
+
+
 # The flags
 
 
@@ -275,6 +295,7 @@ SUITES = {
         },
     ),
     "startup": Suite(startup_suite, {"repeats": 3}),
+    "sweep": Suite(sweep_suite, {"members": 16, "hidden": 64, "steps": 300}),
 }
 
 

@@ -137,60 +137,105 @@ def _plain(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def _columns_of(lines: Any) -> dict[str, list[Any]]:
+    """The lines by what they have in common: by their first setting if they are many, and it splits
+    them into few; else all together."""
+    groups: dict[str, list[Any]] = {}
+    for line in lines:
+        groups.setdefault(line.parts[0] if line.parts else "", []).append(line)
+    if len(lines) > 4 and 1 < len(groups) < 4 and max(map(len, groups.values())) > 1:
+        return groups
+    return {"": list(lines)}
+
+
 def against(lines: Any, path: Path, *, axis: str, unit: str) -> None:
     """Validation loss, and below it the share of steps clipped, against the values of a key: the
-    mean of the seeds as a line, every seed as a point, a cross at the top for each that diverged.
+    mean of the seeds as a line, every seed as a point, a cross at the top for each value at which
+    seeds diverged.
     """
     values = sorted({point.value for line in lines for point in line.points})
-    places = _places(values)
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    shift = 0.008 * (max(places.values()) - min(places.values()))
-    for number, line in enumerate(lines):
-        colour, marker = COLOURS[number % 8], MARKERS[number % 8]
-        aside = shift * (number - (len(lines) - 1) / 2)  # so that points do not hide each other
-        means = [p for p in line.points if p.losses and not p.diverged]
-        top.plot(
-            [places[p.value] for p in means],
-            [p.mean for p in means],
-            marker=marker,
-            ms=5,
-            color=colour,
-            label=line.label,
-        )
-        for point in line.points:
-            seeds = list(point.losses.values())
-            at = places[point.value] + aside
-            top.plot([at] * len(seeds), seeds, ls="", marker=marker, ms=3, alpha=0.5, color=colour)
-            if point.diverged:
-                count = f"{point.diverged}" if point.diverged > 1 else ""
-                y = 0.99 - 0.035 * number
-                top.plot(at, y, "x", ms=8, mew=2, color=colour, transform=top.get_xaxis_transform())
-                top.annotate(
-                    count, (at, y), (6, -4), xycoords=top.get_xaxis_transform(),
-                    textcoords="offset points", fontsize=8, color=colour,
-                )  # fmt: skip
-        known = [p for p in line.points if math.isfinite(p.clipped)]
-        bottom.plot(
-            [places[p.value] for p in known],
-            [100 * p.clipped for p in known],
-            marker=marker,
-            ms=4,
-            lw=1,
-            color=colour,
-        )
+    places, groups = _places(values), _columns_of(lines)
+    wide = len(groups)
+    figure = Figure(figsize=(8 if wide == 1 else 5.5 * wide, 7), layout="constrained")
+    panels = figure.subplots(
+        2, wide, sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False
+    )
+    for column, (shared, group) in enumerate(groups.items()):
+        top, bottom = panels[:, column]
+        for number, line in enumerate(group):
+            label = ", ".join(line.parts[1:]) if shared else line.label
+            _drawn(top, bottom, line, places, number, len(group), label)
+        if shared:
+            top.set_title(shared.replace("_", " "))
+        if not column:
+            top.set_ylabel(f"best validation loss, nats per {unit}")
+            bottom.set(ylabel="% of steps clipped", ylim=(-4, 104))
+        top.legend(fontsize=9, framealpha=0.85, edgecolor="none")
+        _ticks(bottom, places, axis)
+        for each in (top, bottom):
+            _plain(each)
+    _focus(panels[0, 0], lines)
     crosses = any(point.diverged for line in lines for point in line.points)
-    top.set_ylabel(f"best validation loss, nats per {unit}")
-    top.set_title(
+    figure.suptitle(
         "line: mean of the seeds; points: each seed" + ("; cross: diverged" if crosses else ""),
         fontsize=10,
     )
-    top.legend(fontsize=9, framealpha=0.85, edgecolor="none")
-    bottom.set(ylabel="% of steps clipped", ylim=(-4, 104))
-    _ticks(bottom, places, axis)
-    for each in (top, bottom):
-        _plain(each)
     _save(figure, path)
+
+
+def _drawn(
+    top: Axes, bottom: Axes, line: Any, places: dict[Any, float], number: int, of: int, label: str
+) -> None:
+    colour, marker = COLOURS[number % 8], MARKERS[number % 8]
+    shift = 0.012 * (max(places.values()) - min(places.values()))
+    aside = shift * (number - (of - 1) / 2)  # so that points do not hide each other
+    means = [p for p in line.points if p.losses and not p.diverged]
+    top.plot(
+        [places[p.value] for p in means],
+        [p.mean for p in means],
+        marker=marker,
+        ms=5,
+        color=colour,
+        label=label,
+    )
+    for point in line.points:
+        seeds = list(point.losses.values())
+        at = places[point.value] + aside
+        top.plot([at] * len(seeds), seeds, ls="", marker=marker, ms=3, alpha=0.5, color=colour)
+        if point.diverged:
+            count = f"{point.diverged}" if point.diverged > 1 else ""
+            above = top.get_xaxis_transform()
+            y = 0.98 - 0.035 * number
+            top.plot(at, y, "x", ms=8, mew=2, color=colour, transform=above)
+            top.annotate(
+                count, (at, y), (6, -4), xycoords=above, textcoords="offset points",
+                fontsize=8, color=colour,
+            )  # fmt: skip
+    known = [p for p in line.points if math.isfinite(p.clipped)]
+    bottom.plot(
+        [places[p.value] for p in known],
+        [100 * p.clipped for p in known],
+        marker=marker,
+        ms=4,
+        lw=1,
+        color=colour,
+    )
+
+
+def _focus(panel: Axes, lines: Any) -> None:
+    """A single run that went wrong shall not flatten all others: what is far above is cut off."""
+    losses = [x for line in lines for point in line.points for x in point.losses.values()]
+    if len(losses) < 4:
+        return
+    low, middle, high = (float(x) for x in np.percentile(losses, (0, 50, 100)))
+    limit = middle + 3 * (float(np.percentile(losses, 90)) - low)
+    if limit < high:
+        margin = 0.05 * (limit - low)
+        panel.set_ylim(low - margin, limit + margin)
+        panel.text(
+            0.01, 0.01, f"the highest, {high:.3g}, is above this figure",
+            transform=panel.transAxes, fontsize=8, color=GREY,
+        )  # fmt: skip
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:

@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
     name: str
     settings: dict[str, Any]  # the keys that the sweep sets
-    state: str  # "done", "diverged", or "open"
+    state: str  # "done", "diverged", "stopped" by halving, or "open"
     loss: float  # the best validation loss, nan if there is none
     summary: dict[str, Any]
     rows: list[dict[str, Any]]  # of metrics.jsonl
@@ -40,7 +40,7 @@ class Point(NamedTuple):
     value: Any
     losses: dict[Any, float]  # seed -> loss, of the members that are done
     diverged: int
-    open: int
+    open: int  # not trained to the end
     clipped: float  # the share of steps, mean of the seeds; nan if unknown
     members: tuple[Result, ...]
 
@@ -55,8 +55,13 @@ class Point(NamedTuple):
 class Line(NamedTuple):
     """A combination of the other keys."""
 
-    label: str
+    parts: tuple[str, ...]  # a setting each
     points: tuple[Point, ...]  # in the order of the axis
+
+    @property
+    def label(self) -> str:
+        """Its settings in words."""
+        return ", ".join(self.parts) or "all members"
 
 
 class Comparison(NamedTuple):
@@ -78,7 +83,9 @@ def results(folder: Path) -> list[Result]:
         summary = sweep.summary(opened, member)
         path = opened.path(member) / "metrics.jsonl"
         rows = runfolder.read_rows(path) if path.exists() else []
-        state = "open" if summary is None else "diverged" if "diverged_at" in summary else "done"
+        words = ("diverged", "stopped")
+        ended = next((word for word in words if f"{word}_at" in (summary or {})), "done")
+        state = "open" if summary is None else ended
         valid = [row["loss"] for row in rows if row["split"] == "valid"]
         loss = min((float(x) for x in valid if math.isfinite(float(x))), default=math.nan)
         settings = {key: configuration.flat(member.config)[key] for key in member.changes}
@@ -104,14 +111,14 @@ def _varying(found: Sequence[Result]) -> list[str]:
 def lines_of(found: Sequence[Result], axis: str | None) -> list[Line]:
     """The results by line and point."""
     others = [key for key in _varying(found) if key not in (axis, "seed")]
-    groups: dict[str, dict[Any, list[Result]]] = {}
+    groups: dict[tuple[str, ...], dict[Any, list[Result]]] = {}
     for result in found:
-        label = ", ".join(_shown(key, result.settings.get(key)) for key in others)
+        parts = tuple(_shown(key, result.settings.get(key)) for key in others)
         value = result.settings[axis] if axis else ""
-        groups.setdefault(label or "all members", {}).setdefault(value, []).append(result)
+        groups.setdefault(parts, {}).setdefault(value, []).append(result)
     return [
-        Line(label, tuple(_point(value, members) for value, members in sorted(points.items())))
-        for label, points in groups.items()
+        Line(parts, tuple(_point(value, members) for value, members in sorted(points.items())))
+        for parts, points in groups.items()
     ]
 
 
@@ -132,7 +139,7 @@ def _point(value: Any, members: Sequence[Result]) -> Point:
         value=value,
         losses={r.settings.get("seed", 0): r.loss for r in done},
         diverged=sum(r.state == "diverged" for r in members),
-        open=sum(r.state == "open" for r in members),
+        open=sum(r.state in ("open", "stopped") for r in members),
         clipped=statistics.fmean(shares) if shares else math.nan,
         members=tuple(members),
     )
@@ -298,12 +305,14 @@ def _markdown(
 ) -> str:
     count: Callable[[str], int] = lambda state: sum(r.state == state for r in found)  # noqa: E731
     reductions = sorted({r.settings.get("optim.reduction", config.optim.reduction) for r in found})
+    differentiated = ", ".join(map(_reduction, reductions))
     text = [
         f"# Sweep {folder.resolve().name}",
         "",
         f"{len(found)} members: {count('done')} done, {count('diverged')} diverged, "
-        f"{count('open')} open. Losses are nats per {unit} on the held-out text, the "
-        f"best of each run. The loss that is differentiated: {', '.join(map(_reduction, reductions))}.",
+        f"{count('stopped')} stopped early, {count('open')} open. Losses are nats per {unit} on "
+        f"the held-out text, the best of each run. The loss that is differentiated: "
+        f"{differentiated}.",
         "",
     ]
     for line, comparison in zip(lines, comparisons, strict=True):

@@ -51,6 +51,7 @@ class Sweep(NamedTuple):
     folder: Path
     members: tuple[Member, ...]
     unit: str  # of the task: "char" ...
+    halving: int  # eta of successive halving, 0 for none
 
     def path(self, member: Member) -> Path:
         """The member's run folder."""
@@ -146,10 +147,12 @@ def show(members: tuple[Member, ...], say: Callable[[str], None]) -> None:
 # ---- the folder
 
 
-def prepare(folder: Path, members: tuple[Member, ...] | None, unit: str) -> Sweep:
+def prepare(
+    folder: Path, members: tuple[Member, ...] | None, *, unit: str, halving: int | None
+) -> Sweep:
     """The sweep in `folder`: made of `members`, or as it was made; None for the latter.
 
-    Raises UsageError if the folder holds something else, or other members.
+    Raises UsageError if the folder holds something else, or another sweep.
     """
     path = folder / "sweep.json"
     if not path.exists():
@@ -166,10 +169,14 @@ def prepare(folder: Path, members: tuple[Member, ...] | None, unit: str) -> Swee
                 folder / "members" / member.name / "config.json",
                 configuration.to_json(member.config),
             )
-        facts = {"command": list(sys.argv), "unit": unit, "config": base, "members": rows}
-        runfolder.write_json(path, facts)
-        return Sweep(folder, members, unit)
+        facts = {"command": list(sys.argv), "unit": unit, "halving": halving or 0, "config": base}
+        runfolder.write_json(path, {**facts, "members": rows})
+        return Sweep(folder, members, unit, halving or 0)
     kept = opened(folder)
+    if halving is not None and halving != kept.halving:
+        raise UsageError(
+            f"{folder} holds a sweep with --halving={kept.halving}: choose another --workdir"
+        )
     if members is not None:
         before = {m.name: configuration.flat(m.config) for m in kept.members}
         now = {m.name: configuration.flat(m.config) for m in members}
@@ -194,7 +201,7 @@ def opened(folder: Path) -> Sweep:
             raise UsageError(f"{folder} is damaged: {row['name']} has no config.json")
         changes = {key: configuration.flat(config)[key] for key in row["changes"]}
         members.append(Member(row["name"], changes, config))
-    return Sweep(folder, tuple(members), kept["unit"])
+    return Sweep(folder, tuple(members), kept["unit"], kept["halving"])
 
 
 def summary(sweep: Sweep, member: Member) -> dict[str, Any] | None:
@@ -203,8 +210,8 @@ def summary(sweep: Sweep, member: Member) -> dict[str, Any] | None:
     if not path.exists():
         return None
     found = runfolder.read_json(path)
-    ended = "diverged_at" in found or found["steps"] >= member.config.train.steps
-    return found if ended else None
+    ended = found.keys() & {"diverged_at", "stopped_at"}
+    return found if ended or found["steps"] >= member.config.train.steps else None
 
 
 def run(
@@ -213,11 +220,13 @@ def run(
     *,
     executor: str,
     jobs: int,
+    halving: int | None,
     say: Callable[[str], None],
 ) -> int:
     """Run what is left of a sweep; how many members have failed.
 
     executor: one of EXECUTORS. jobs: processes at once, for "local"; 0 for as many as there are cores.
+    halving: eta > 1 for successive halving, see `rungs`; 0 for none; None for what the folder says.
 
     Raises UsageError for a bad member or folder, `Interrupted` after SIGINT or SIGTERM.
     """
@@ -227,25 +236,87 @@ def run(
         raise UsageError("--jobs is for --executor=local: a vmapped sweep is one process")
     if jobs < 0:
         raise UsageError(f"--jobs must be at least 1, got {jobs}")
-    checked = groups(members) if members is not None else None
+    if halving is not None and (halving < 0 or halving == 1):
+        raise UsageError(f"--halving must be at least 2, or 0 for none, got {halving}")
+    if members is not None and halving:
+        if executor != "vmap":
+            raise UsageError("--halving is for --executor=vmap: members must wait for each other")
+        if len({member.config.train.steps for member in members}) > 1:
+            raise UsageError("--halving needs members of the same train.steps")
+    checked = groups(members) if members is not None else groups(opened(folder).members)
     with runfolder.lock(folder):
-        sweep = prepare(folder, members, checked[0].tasks[0].unit if checked else "")
+        sweep = prepare(folder, members, unit=checked[0].tasks[0].unit, halving=halving)
         left = [m for m in sweep.members if summary(sweep, m) is None]
         say(f"{len(sweep.members)} members, {len(left)} to run, in {folder}")
         if executor == "local":
             return _local(sweep, left, jobs or machine.cores(), say)
-        for group in checked or groups(sweep.members):
-            if any(member.name in {m.name for m in left} for member in group.members):
-                _vmapped(sweep, group, say)
+        for rung in rungs(sweep):
+            for group in checked:
+                _vmapped(sweep, _going_on(sweep, group), rung, say)
+            _halve(sweep, rung, say)
     return 0
+
+
+# ---- successive halving
+
+
+def rungs(sweep: Sweep) -> list[int]:
+    """The steps at which members wait for each other, the last one included.
+
+    With eta = `halving` (Jamieson and Talwalkar 2016): at S / eta^k steps of S, for every k for
+    which more than one member would be left, the 1/eta of those with the lowest validation loss
+    there go on, rounded up, and the others stop.
+    """
+    steps = sweep.members[0].config.train.steps
+    found, left, k = [steps], len(sweep.members), 1
+    while sweep.halving and left > 1 and steps // sweep.halving**k >= 1:
+        found.append(steps // sweep.halving**k)
+        left, k = -(-left // sweep.halving), k + 1
+    return found[::-1]
+
+
+def _going_on(sweep: Sweep, group: Group) -> Group:
+    """Without those that halving has stopped."""
+    kept = [
+        (member, task)
+        for member, task in zip(group.members, group.tasks, strict=True)
+        if "stopped_at" not in (summary(sweep, member) or {})
+    ]
+    return Group(tuple(m for m, _ in kept), tuple(t for _, t in kept))
+
+
+def _halve(sweep: Sweep, rung: int, say: Callable[[str], None]) -> None:
+    """Stop all but the best of those that have come to this rung. What has been stopped before an
+    interruption does not count less: the choice comes out the same."""
+    if rung >= sweep.members[0].config.train.steps:
+        return
+    reached: dict[str, float] = {}
+    for member in sweep.members:
+        path = sweep.path(member) / "metrics.jsonl"
+        for row in runfolder.read_rows(path) if path.exists() else []:
+            if row["split"] == "valid" and row["step"] == rung:
+                reached[member.name] = float(row["loss"])
+    order = sorted(reached, key=lambda name: (reached[name], name))
+    best = set(order[: -(-len(order) // sweep.halving)])
+    stopped = 0
+    for member in sweep.members:
+        if member.name in reached and member.name not in best and summary(sweep, member) is None:
+            path = sweep.path(member) / "summary.json"
+            found = {"valid_loss": reached[member.name], "valid_step": rung, "steps": rung}
+            runfolder.write_json(path, found | {"stopped_at": rung})
+            stopped += 1
+    if stopped:
+        say(f"step {rung}: {len(best)} of {len(order)} members go on, the best {order[0]}")
 
 
 # ---- one program for a group
 
 
-def _vmapped(sweep: Sweep, group: Group, say: Callable[[str], None]) -> None:
-    """Train a group, in as many programs one after another as memory asks for."""
+def _vmapped(sweep: Sweep, group: Group, until: int, say: Callable[[str], None]) -> None:
+    """Train a group to a step, in as many programs one after another as memory asks for."""
     members, size = group.members, len(group.members)
+    if all(_there(sweep, member, until) for member in members):
+        return
     devices = jax.local_devices()[: members[0].config.parallel.devices or None]
     there = population.budget(devices)
     with runfolder.signals() as caught:
@@ -272,18 +343,22 @@ def _vmapped(sweep: Sweep, group: Group, say: Callable[[str], None]) -> None:
             crew, needs = compiled(0)
         for start in range(0, len(members), size):
             part = members[start : start + size]
-            if all(summary(sweep, member) is not None for member in part):
+            if all(_there(sweep, member, until) for member in part):
                 continue
             if start:
                 began = time.monotonic()
                 crew, _ = compiled(start)
-            _population(sweep, part, crew, began)
+            _population(sweep, part, crew, until, began)
 
 
 def _population(
-    sweep: Sweep, members: Sequence[Member], crew: population.Population, began: float
+    sweep: Sweep,
+    members: Sequence[Member],
+    crew: population.Population,
+    until: int,
+    began: float,
 ) -> None:
-    """Train the members of one program, from the last step that they have in common."""
+    """Train the members of one program from the last step that they have in common to `until`."""
     config = members[0].config
     task = crew.tasks[0]
     paths = [sweep.path(member) for member in members]
@@ -318,12 +393,22 @@ def _population(
         crew.begin(records, display)
         command = f"python launch.py sweep --workdir={sweep.folder}"
         with contextlib.suppress(DivergedError):  # each of them has said so
-            train.loop(crew, config.train, display=display, again=command)
+            train.loop(crew, config.train, display=display, again=command, until=until)
+        if until < config.train.steps:
+            return
         for number, record in enumerate(records):
             if record is not None and not record.ended:
                 record.finish(config.train.steps, crew.params(number))
         spent = clock(time.monotonic() - began)
         display.say(f"{len(members)} members done in {spent}")
+
+
+def _there(sweep: Sweep, member: Member, step: int) -> bool:
+    """Whether the member has ended, or waits at this step for the others."""
+    if summary(sweep, member) is not None:
+        return True
+    waits = step < member.config.train.steps
+    return waits and step in checkpoint.steps(sweep.path(member) / "checkpoints")
 
 
 def _common(paths: Sequence[Path], display: Display) -> int:
@@ -411,6 +496,7 @@ def _last(sweep: Sweep, member: Member, code: int) -> str:
 
 def told_of(found: dict[str, Any]) -> str:
     """A member's summary in a few words."""
-    if "diverged_at" in found:
-        return f"diverged at step {found['diverged_at']}"
+    for word in ("diverged", "stopped"):
+        if f"{word}_at" in found:
+            return f"{word} at step {found[f'{word}_at']}"
     return f"validation {float(found['valid_loss']):.4f} at step {found['valid_step']}"

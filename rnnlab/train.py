@@ -250,11 +250,12 @@ class Single:
         self.record.draw()
 
 
-def loop(crew: Any, config: Any, *, display: Display, again: str) -> None:
+def loop(crew: Any, config: Any, *, display: Display, again: str, until: int = 0) -> None:
     """Train what the crew holds to its last step; what falls on a step is done for every record.
 
     crew: a `Single` or a `population.Population`, begun. config: `train` of the config of them all.
-    again: the command that goes on after an interruption.
+    again: the command that goes on after an interruption. until: a step to stop at sooner, with
+        all that is done at the last one; 0 for none.
 
     A record whose loss or gradient is not finite is closed; the others go on. Raises DivergedError
     when none is left, and `Interrupted` after SIGINT or SIGTERM, the states saved.
@@ -278,9 +279,10 @@ def loop(crew: Any, config: Any, *, display: Display, again: str) -> None:
         found = crew.reports(report)
         crew.logged([records[i].log(found[i]) for i in alive])
 
+    end = min(until or config.steps, config.steps)
     before = pending = None  # reports: of the dispatch before, and of one that awaits its row
-    while done < config.steps:
-        most = min(config.steps, *((done // n + 1) * n for n in every if n))
+    while done < end:
+        most = min(end, *((done // n + 1) * n for n in every if n))
         report, number = crew.advance(done, most)
         if done == first:  # it compiled: no part of the rate
             jax.block_until_ready(report)
@@ -298,7 +300,7 @@ def loop(crew: Any, config: Any, *, display: Display, again: str) -> None:
         before, pending = report, report if done % config.log_every == 0 else None
         display.tick(done)
         # What falls on this step is done even now: the rows of a run do not depend on signals.
-        last = done == config.steps
+        last = done == end
         evaluate, sample, save = (last or (n > 0 and done % n == 0) for n in every[1:])
         if not (evaluate or sample or save or received):
             continue

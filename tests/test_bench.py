@@ -477,6 +477,16 @@ def test_startup(capsys):
     assert warm["seconds to the first step"] > 0
 
 
+@pytest.mark.slow
+def test_sweep(capsys):
+    code, found, _ = ran(capsys, "sweep", "--members=2", "--hidden=8", "--steps=3")
+    assert code == 0
+    rows = found["tables"][0]["rows"]
+    assert [row["members"] for row in rows] == ["one after the other", "local", "vmap"]
+    assert rows[0]["of one by one"] == 1.0
+    assert all(row["seconds"] > 0 for row in rows)
+
+
 # Flags
 
 

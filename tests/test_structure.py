@@ -25,6 +25,7 @@ LAYERS = (
         "leaves",
         "parallel",
         "precision",
+        "search",
     ),
     ("parts", "primitive"),
     ("bptt", "cudnn"),
@@ -173,6 +174,8 @@ def test_an_experiment_differs_from_the_default_in_values_alone(name, load):
 @every_experiment
 def test_an_experiment_says_how_it_is_run(name):
     path = ROOT / "experiments" / f"{name}.py"
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    words = " ".join((docstring or "").split()) + " "
-    assert f" python launch.py train --config=experiments/{name}.py " in words
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    words = " ".join((ast.get_docstring(tree) or "").split()) + " "
+    sweeps = any(isinstance(node, ast.FunctionDef) and node.name == "sweep" for node in tree.body)
+    verb = "sweep" if sweeps else "train"
+    assert f" python launch.py {verb} --config=experiments/{name}.py " in words

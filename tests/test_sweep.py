@@ -99,7 +99,7 @@ for cell in ("rnn", "gru"):
 def run(path: str | None, folder: Path, **options) -> tuple[int, list[str]]:
     said: list[str] = []
     members = sweep.declared(path, []) if path else None
-    chosen = {"executor": "vmap", "jobs": 0} | options
+    chosen = {"executor": "vmap", "jobs": 0, "halving": None} | options
     return sweep.run(folder, members, say=said.append, **chosen), said
 
 
@@ -218,7 +218,7 @@ def test_the_report_of_a_sweep(straight, quiet_host, capsys):
     assert said.startswith("rnn: the best mean is ")
     assert "No clipping diverged in none of 2 seeds." in said
     text = (folder / "report.md").read_text()
-    assert "8 members: 8 done, 0 diverged, 0 open" in text
+    assert "8 members: 8 done, 0 diverged, 0 stopped early, 0 open" in text
     assert "the mean per token" in text
     lines = (folder / "results.csv").read_text().splitlines()
     assert len(lines) == 9
@@ -353,6 +353,54 @@ def test_a_signal_saves_all_members(text, tmp_path):
     assert len(set(found.values())) == 1, found
 
 
+# Successive halving
+
+
+@pytest.mark.parametrize("cut", [0, 9])
+def test_halving_stops_the_worse_members_at_each_rung(text, tmp_path, monkeypatch, cut):
+    """cut: the save at which it is cut off once, to go on by the same command."""
+    rates = (0.001, 0.003, 0.01, 0.03, 0.1)
+    body = f'for rate in {rates}:\n    add(**{{"optim.learning_rate": rate}})'
+    changes = {"train.steps": 28, "train.eval_every": 0, "train.checkpoint_every": 0}
+    path = experiment(tmp_path, text, body, **changes)
+    folder, done, save = tmp_path / "sweep", 0, checkpoint.save
+
+    def counted(*arguments, **options):
+        nonlocal done
+        done += 1
+        if done == cut:
+            raise Cut
+        return save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save", counted)
+    if cut:
+        with pytest.raises(Cut):
+            run(path, folder, halving=2)
+    run(path, folder, halving=2)
+    kept = sweep.opened(folder)
+    assert sweep.rungs(kept) == [3, 7, 14, 28]
+    ended = {m.name: sweep.summary(kept, m) for m in kept.members}
+    left = list(ended)
+    for rung, count in ((3, 3), (7, 2), (14, 1)):
+        losses = {
+            name: next(
+                row["loss"]
+                for row in rows(folder / "members" / name)
+                if row["split"] == "valid" and row["step"] == rung
+            )
+            for name in left
+        }
+        best = sorted(losses, key=lambda name: losses[name])[:count]
+        assert {n for n in left if ended[n].get("stopped_at") == rung} == set(left) - set(best)
+        left = best
+    assert ended[left[0]]["steps"] == 28
+    report.write(folder)
+    assert "4 stopped early" in (folder / "report.md").read_text()
+    assert run(None, folder)[1] == [f"5 members, 0 to run, in {folder}"]
+    with pytest.raises(UsageError, match="--halving=2"):
+        run(path, folder, halving=3)
+
+
 # Memory
 
 
@@ -388,7 +436,7 @@ def test_local_runs_them_all_and_reports_the_one_that_crashes(text, tmp_path):
     folder = tmp_path / "sweep"
     members = sweep.declared(path, [])
     folder.mkdir()
-    sweep.prepare(folder, members, "char")
+    sweep.prepare(folder, members, unit="char", halving=0)
     # Something is wrong with the second one: its folder cannot be read back.
     (folder / "members" / "001_seed=1" / "metrics.jsonl").mkdir()
     failed, said = run(None, folder, executor="local", jobs=2)
@@ -437,6 +485,9 @@ def test_local_runs_them_all_and_reports_the_one_that_crashes(text, tmp_path):
         ("add(seed=1)", ["--config.seed=2"], "the sweep sets it"),
         ("add(seed=1)", ["--executor=cloud"], "--executor must be one of"),
         ("add(seed=1)", ["--jobs=2"], "--jobs is for --executor=local"),
+        ("add(seed=1)", ["--halving=1"], "--halving must be at least 2"),
+        ("add(seed=1)", ["--halving=2", "--executor=local"], "--halving is for --executor=vmap"),
+        ('add(seed=1)\nadd(**{"train.steps": 9})', ["--halving=2"], "the same train.steps"),
         ("add(seed=1)", ["--executor=local", "--jobs=-1"], "--jobs"),
     ],
 )
