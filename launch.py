@@ -290,6 +290,7 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
 
 def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
     host.make_devices(machine.cores())  # members are spread over them, each on one
+    host.allow_files()
     from rnnlab import report, sweep
     from rnnlab.types import UsageError
 

@@ -62,6 +62,16 @@ def make_devices(count: int) -> None:
         jax.config.update("jax_num_cpu_devices", count)
 
 
+def allow_files() -> None:
+    """Raise this process's limit of open files as far as it may: each run of a population keeps
+    four open, and a usual limit is 1024."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Become one of several processes, before JAX starts; what is None the cluster tells.
 

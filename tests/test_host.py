@@ -52,3 +52,19 @@ def test_importing_rnnlab_sets_nothing():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.split() == ["False", "False"], done.stderr
+
+
+def test_the_limit_of_open_files_is_raised():
+    resource = pytest.importorskip("resource")
+    code = (
+        "import resource; from rnnlab import host\n"
+        "_, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))\n"
+        "host.allow_files(); print(*resource.getrlimit(resource.RLIMIT_NOFILE), most)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    soft, hard, most = map(int, done.stdout.split())
+    assert soft == hard == most, done.stderr
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == most
