@@ -238,14 +238,15 @@ def run(
         raise UsageError(f"--jobs must be at least 1, got {jobs}")
     if halving is not None and (halving < 0 or halving == 1):
         raise UsageError(f"--halving must be at least 2, or 0 for none, got {halving}")
-    if members is not None and halving:
-        if executor != "vmap":
-            raise UsageError("--halving is for --executor=vmap: members must wait for each other")
-        if len({member.config.train.steps for member in members}) > 1:
-            raise UsageError("--halving needs members of the same train.steps")
+    if halving and executor != "vmap":
+        raise UsageError("--halving is for --executor=vmap: members must wait for each other")
+    if members is not None and halving and len({m.config.train.steps for m in members}) > 1:
+        raise UsageError("--halving needs members of the same train.steps")
     checked = groups(members) if members is not None else groups(opened(folder).members)
     with runfolder.lock(folder):
         sweep = prepare(folder, members, unit=checked[0].tasks[0].unit, halving=halving)
+        if sweep.halving and executor != "vmap":
+            raise UsageError("--halving is for --executor=vmap: members must wait for each other")
         left = [m for m in sweep.members if summary(sweep, m) is None]
         say(f"{len(sweep.members)} members, {len(left)} to run, in {folder}")
         if executor == "local":
