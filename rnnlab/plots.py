@@ -166,7 +166,8 @@ def against(lines: Any, path: Path, *, axis: str, unit: str) -> None:
             label = ", ".join(line.parts[1:]) if shared else line.label
             _drawn(top, bottom, line, places, number, len(group), label)
         if shared:
-            top.set_title(shared.replace("_", " "))
+            name = group[0].keys[0].rpartition(".")[2]
+            top.set_title(f"{name}: {shared}".replace("_", " "))
         if not column:
             top.set_ylabel(f"best validation loss, nats per {unit}")
             bottom.set(ylabel="% of steps clipped", ylim=(-4, 104))
@@ -313,6 +314,7 @@ def norms(lines: Any, path: Path, *, every: int) -> None:
             for point, values, colour in drawn:
                 label = f"trained at T = {point.value:g}"
                 panel.hist(values, bins=bins.tolist(), color=colour, alpha=0.55, label=label)
+            panel.legend(fontsize=8, framealpha=0.85, edgecolor="none", loc="center right")
             panel.set_xscale("log")
             panel.xaxis.set_major_formatter("{x:g}")
         finite = [point.value for point in line.points if math.isfinite(point.value)]
@@ -323,7 +325,6 @@ def norms(lines: Any, path: Path, *, every: int) -> None:
                 textcoords="offset points", fontsize=7, color=GREY,
             )  # fmt: skip
         panel.set(title=line.label, ylabel="rows", xlabel="gradient norm before clipping")
-        panel.legend(fontsize=8, framealpha=0.85, edgecolor="none", loc="center right")
         _plain(panel)
     each = "one step each" if every == 1 else f"each the mean of {every} steps"
     figure.suptitle(f"{each}; dashed: the thresholds", fontsize=10)

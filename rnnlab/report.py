@@ -55,7 +55,8 @@ class Point(NamedTuple):
 class Line(NamedTuple):
     """A combination of the other keys."""
 
-    parts: tuple[str, ...]  # a setting each
+    keys: tuple[str, ...]  # the keys, and
+    parts: tuple[str, ...]  # their settings in words
     points: tuple[Point, ...]  # in the order of the axis
 
     @property
@@ -117,7 +118,11 @@ def lines_of(found: Sequence[Result], axis: str | None) -> list[Line]:
         value = result.settings[axis] if axis else ""
         groups.setdefault(parts, {}).setdefault(value, []).append(result)
     return [
-        Line(parts, tuple(_point(value, members) for value, members in sorted(points.items())))
+        Line(
+            tuple(others),
+            parts,
+            tuple(_point(value, members) for value, members in sorted(points.items())),
+        )
         for parts, points in groups.items()
     ]
 

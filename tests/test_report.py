@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from scipy import stats
 
-from rnnlab import report
+from rnnlab import plots, report
 from rnnlab.report import Result
 
 INF = float("inf")
@@ -148,3 +149,43 @@ def test_a_row_of_the_ranked_table():
         f"| 3 | inf | 2.3400 | 2.1100, 2.6000, 2.3100 | 0.1067 +- {half:.4f} | no | 75% |  |"
     )
     assert report._ranked(1, line.points[0], found).endswith("| 0.0000 | yes | 75% |  |")
+
+
+def drawn(path):
+    return [(abs(imread(path)[..., :3] - colour).max(-1) < 0.02).sum() for colour in EXACT]
+
+
+EXACT = [
+    np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for colour in plots.COLOURS[:4]
+]
+
+
+def test_figures_of_what_is_done_diverged_and_not_begun(tmp_path):
+    """Warnings are errors: an empty panel, a single point and a loss far off draw in silence."""
+    far = {0.1: (2.0, 2.1), 1.0: (2.0, 50.0), INF: (2.2, 2.3)}
+    found = results(far, diverged={(INF, 0), (INF, 1)}, **{"model.cell": "rnn"})
+    found += results(dict.fromkeys(far, (1.9, 1.95)), **{"model.cell": "gru"})
+    unbegun = results(dict.fromkeys(far, (math.nan,)), **{"model.cell": "lstm"})
+    found += [r._replace(state="open", rows=[]) for r in unbegun]
+    lines = report.lines_of(found, "optim.clip_norm")
+    plots.against(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
+    plots.learning(lines, tmp_path / "learning.png", axis="optim.clip_norm", unit="char")
+    plots.norms(lines, tmp_path / "norms.png", every=4)
+    plots.learning(report.lines_of(found[:1], None), tmp_path / "one.png", axis=None, unit="char")
+    first, second, *_ = drawn(tmp_path / "against.png")
+    assert min(first, second) > 200
+
+
+def test_many_lines_are_drawn_beside_each_other(tmp_path):
+    found = []
+    for reduction in ("mean", "sum_over_time"):
+        for cell in ("rnn", "ugrnn", "gru"):
+            found += results(SEEDS, **{"optim.reduction": reduction, "model.cell": cell})
+    lines = report.lines_of(found, "optim.clip_norm")
+    assert lines[0].keys == ("optim.reduction", "model.cell")
+    groups = plots._columns_of(lines)
+    assert {name: len(group) for name, group in groups.items()} == {"mean": 3, "sum_over_time": 3}
+    assert list(plots._columns_of(lines[:3])) == [""]
+    plots.against(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
+    height, width, _ = imread(tmp_path / "against.png").shape
+    assert width > 1.3 * height
