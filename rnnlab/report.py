@@ -371,6 +371,8 @@ def _ranked(rank: int, point: Point, comparison: Comparison | None) -> str:
     mean = f"{point.mean:.4f}" if math.isfinite(point.mean) else ""
     seeds_all = len(point.losses) + point.diverged + point.open
     clipped = "" if math.isnan(point.clipped) else f"{100 * point.clipped:.0f}%"
+    if 0 < point.clipped < 0.005:
+        clipped = "< 1%"
     gone = f"{point.diverged} of {seeds_all}" if point.diverged else ""
-    fields = [str(rank), _number(point.value), mean, seeds, above, within, clipped, gone]
+    fields = ["" if math.isnan(point.mean) else str(rank), _number(point.value), mean, seeds, above, within, clipped, gone]
     return "| " + " | ".join(fields) + " |"
