@@ -374,5 +374,14 @@ def _ranked(rank: int, point: Point, comparison: Comparison | None) -> str:
     if 0 < point.clipped < 0.005:
         clipped = "< 1%"
     gone = f"{point.diverged} of {seeds_all}" if point.diverged else ""
-    fields = ["" if math.isnan(point.mean) else str(rank), _number(point.value), mean, seeds, above, within, clipped, gone]
+    fields = [
+        "" if math.isnan(point.mean) else str(rank),
+        _number(point.value),
+        mean,
+        seeds,
+        above,
+        within,
+        clipped,
+        gone,
+    ]
     return "| " + " | ".join(fields) + " |"

@@ -422,6 +422,21 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000008"]
 
 
+def test_what_comes_after_a_step_is_dropped(tmp_path):
+    for step, metric in ((10, 3.0), (20, 1.0), (30, 2.0)):
+        save(tmp_path, step, metric=metric, keep=5)
+    checkpoint.drop(tmp_path, after=20)
+    assert checkpoint.steps(tmp_path) == [10, 20]
+    assert not list(tmp_path.glob(".*"))
+    assert restore(tmp_path)[1]["step"] == 20
+    # The step is done again, and a fourth is kept as before.
+    save(tmp_path, 30, metric=0.5, keep=2)
+    assert checkpoint.steps(tmp_path) == [20, 30]
+    checkpoint.drop(tmp_path, after=0)
+    assert checkpoint.steps(tmp_path) == []
+    checkpoint.drop(tmp_path / "none", after=0)
+
+
 def test_no_metric_no_best(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path, step, keep=2)
