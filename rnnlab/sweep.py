@@ -444,7 +444,10 @@ def _local(sweep: Sweep, left: Sequence[Member], jobs: int, say: Callable[[str],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"NPROC": str(threads)},
+                # On a GPU none may take all of the memory for itself.
+                env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+                | os.environ
+                | {"NPROC": str(threads)},
                 start_new_session=True,
             )
             running[member.name] = process
