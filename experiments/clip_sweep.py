@@ -6,6 +6,9 @@ Four cells with as many parameters each, eight thresholds, three seeds; and the 
 mean per token, as rnnlab's recipes have it, and as the sum over time, for which thresholds of 1 to
 10 were first recommended (Pascanu et al. 2013). The text is the source of Python's own standard
 library: nothing is downloaded.
+
+Expect, with the mean per token, the lowest loss at T between 0.1 and 0.5 for every cell, and with
+the sum over time at every T from 0.1 to 10: no clipping is 0.02 to 0.1 nats worse.
 """
 
 from experiments import default

@@ -227,10 +227,10 @@ def sentences(line: Line, axis: str | None, found: Comparison | None) -> list[st
         seeds = len(point.losses) + point.diverged + point.open
         off = axis == THRESHOLD and math.isinf(point.value)
         if point.diverged:
-            what = "No clipping" if off else f"{letter} = {_number(point.value)}"
-            said.append(f"{what} diverged in {point.diverged} of {seeds} seeds.")
+            what = "Without clipping" if off else f"At {letter} = {_number(point.value)}"
+            said.append(f"{what} {point.diverged} of {seeds} seeds diverged.")
         elif off and point.losses and not point.open:
-            said.append(f"No clipping diverged in none of {seeds} seeds.")
+            said.append(f"Without clipping none of {seeds} seeds diverged.")
     return said
 
 
