@@ -228,9 +228,9 @@ def sentences(line: Line, axis: str | None, found: Comparison | None) -> list[st
         off = axis == THRESHOLD and math.isinf(point.value)
         if point.diverged:
             what = "Without clipping" if off else f"At {letter} = {_number(point.value)}"
-            said.append(f"{what} {point.diverged} of {seeds} seeds diverged.")
+            said.append(f"{what}, {point.diverged} of {seeds} seeds diverged.")
         elif off and point.losses and not point.open:
-            said.append(f"Without clipping none of {seeds} seeds diverged.")
+            said.append(f"Without clipping, none of {seeds} seeds diverged.")
     return said
 
 

@@ -91,7 +91,7 @@ def test_sentences():
         "the best mean is 2.2333, at T = 0.1. T between 0.1 and 1 is within noise"
     )
     assert "The worst is T = inf, 0.1067 above." in told
-    assert told.endswith("Without clipping none of 3 seeds diverged.")
+    assert told.endswith("Without clipping, none of 3 seeds diverged.")
     alike = {t: (2.0 + e, 2.1 - e) for t, e in ((0.1, 0.0), (1.0, 0.01), (INF, 0.02))}
     assert "Every T is within noise of it" in said(alike)
     apart = {0.1: (2.0, 2.1, 2.2), 1.0: (2.5, 2.6, 2.701), INF: (2.0, 2.1, 2.201)}
@@ -105,9 +105,9 @@ def test_a_point_with_a_diverged_seed_is_never_within_noise():
     table = SEEDS | {INF: (1.0, 1.0, 1.0)}
     told = said(table, diverged={(INF, 1), (INF, 2)})
     assert told.startswith("the best mean is 2.2333, at T = 0.1.")
-    assert told.endswith("Without clipping 2 of 3 seeds diverged.")
+    assert told.endswith("Without clipping, 2 of 3 seeds diverged.")
     told = said({0.1: (2.0, 2.1), 1.0: (2.0, 2.1)}, diverged={(0.1, 1)})
-    assert "At T = 0.1 1 of 2 seeds diverged." in told
+    assert "At T = 0.1, 1 of 2 seeds diverged." in told
     every = {(t, s) for t in SEEDS for s in range(3)}
     assert said(SEEDS, diverged=every) == "every member diverged."
 

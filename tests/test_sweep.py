@@ -216,7 +216,7 @@ def test_the_report_of_a_sweep(straight, quiet_host, capsys):
     assert launch.main(["report", f"--workdir={folder}"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("rnn: the best mean is ")
-    assert "Without clipping none of 2 seeds diverged." in said
+    assert "Without clipping, none of 2 seeds diverged." in said
     text = (folder / "report.md").read_text()
     assert "8 members: 8 done, 0 diverged, 0 stopped early, 0 open" in text
     assert "the mean per token" in text
@@ -256,7 +256,7 @@ def test_a_diverged_member_is_marked_and_the_other_finishes(diverged):
     _, said = run(None, diverged)
     assert said == [f"2 members, 0 to run, in {diverged}"]
     told = report.write(diverged)
-    assert "At learning_rate = 1e+38 1 of 1 seeds diverged." in told
+    assert "At learning_rate = 1e+38, 1 of 1 seeds diverged." in told
     assert "diverged" in (diverged / "results.csv").read_text()
 
 
