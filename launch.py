@@ -24,6 +24,18 @@ exit codes:
 """
 
 
+SLURM_FLAGS = (
+    ("partition", str, "NAME", "where the jobs run (default: the cluster's)"),
+    (
+        "time",
+        int,
+        "MIN",
+        "the limit of a job, after which it is queued again (default: the partition's)",
+    ),
+    ("gpus", int, "N", "GPUs of a member, on each of its hosts (default: none)"),
+    ("cpus", int, "N", "cores of each process (default: the cluster's, 1 as a rule)"),
+    ("nodes", int, "N", "hosts of a member; over several its steps are split (default: 1)"),
+)
 BENCH_FLAGS = (
     ("cells", str, "NAMES", "of lstm,gru,rnn,ugrnn"),
     ("shapes", str, "LIST", "layers x units x batch x time, e.g. 3x512xB64xT128,2x128xB50xT50"),
@@ -193,10 +205,15 @@ def parser() -> argparse.ArgumentParser:
         "--executor",
         default="vmap",
         metavar="HOW",
-        help="vmap: members that can be one program are (default); local: a process for each",
+        help="vmap: members that can be one program are (default); local: a process for each; "
+        "slurm: a task of a job array for each",
     )
     sweep.add_argument(
-        "--jobs", type=int, default=0, metavar="N", help="local: processes at once (default: cores)"
+        "--jobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="local: processes at once (default: cores); slurm: members at once (default: all)",
     )
     sweep.add_argument(
         "--halving",
@@ -208,6 +225,13 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--dry_run", action="store_true", help="check all members and list them; nothing is written"
     )
+    cluster = sweep.add_argument_group(
+        "SLURM",
+        "what each member's job asks for; sbatch takes the rest from the environment: SBATCH_ACCOUNT, "
+        "SBATCH_QOS, SBATCH_CONSTRAINT, SBATCH_MEM_PER_NODE ...",
+    )
+    for name, kind, metavar, summary in SLURM_FLAGS:
+        cluster.add_argument(f"--{name}", type=kind, metavar=metavar, help=summary)
 
     report = verb(
         "report",
@@ -291,18 +315,25 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
 def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
     host.make_devices(machine.cores())  # members are spread over them, each on one
     host.allow_files()
-    from rnnlab import report, sweep
+    from rnnlab import report, slurm, sweep
     from rnnlab.types import UsageError
 
     if not flags.config and not flags.workdir:
         raise UsageError("sweep needs --config=FILE, or --workdir=DIR with a sweep to go on with")
     if changes and not flags.config:
         raise UsageError("--config.KEY needs --config=FILE beside it")
+    asked = {name: getattr(flags, name) for name, *_ in SLURM_FLAGS}
+    for name, value in asked.items():
+        if value is not None and flags.executor != "slurm":
+            raise UsageError(f"--{name} is for --executor=slurm")
     members = sweep.declared(flags.config, changes) if flags.config else None
     workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}")
     if flags.dry_run:
         sweep.show(members or sweep.opened(workdir).members, print)
         return 0
+    jobs = slurm.Options(**asked, jobs=flags.jobs)
+    if flags.executor == "slurm":
+        slurm.check(jobs)
     failed = sweep.run(
         workdir,
         members,
@@ -310,6 +341,7 @@ def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
         jobs=flags.jobs,
         halving=flags.halving,
         say=say,
+        slurm=lambda kept, left: slurm.run(kept, left, jobs, say),
     )
     say(report.write(workdir))
     return 1 if failed else 0

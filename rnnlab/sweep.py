@@ -34,7 +34,7 @@ from rnnlab.types import (
 )
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "launch.py"
-EXECUTORS = ("vmap", "local")
+EXECUTORS = ("vmap", "local", "slurm")
 
 
 class Member(NamedTuple):
@@ -222,18 +222,20 @@ def run(
     jobs: int,
     halving: int | None,
     say: Callable[[str], None],
+    slurm: Callable[[Sweep, Sequence[Member]], int] | None = None,
 ) -> int:
     """Run what is left of a sweep; how many members have failed.
 
     executor: one of EXECUTORS. jobs: processes at once, for "local"; 0 for as many as there are cores.
     halving: eta > 1 for successive halving, see `rungs`; 0 for none; None for what the folder says.
+    slurm: for "slurm", what runs these members and returns how many failed.
 
     Raises UsageError for a bad member or folder, `Interrupted` after SIGINT or SIGTERM.
     """
     if executor not in EXECUTORS:
         raise UsageError(f"--executor must be one of {', '.join(EXECUTORS)}, got '{executor}'")
     if jobs and executor == "vmap":
-        raise UsageError("--jobs is for --executor=local: a vmapped sweep is one process")
+        raise UsageError("--jobs is for --executor=local or slurm: a vmapped sweep is one process")
     if jobs < 0:
         raise UsageError(f"--jobs must be at least 1, got {jobs}")
     if halving is not None and (halving < 0 or halving == 1):
@@ -251,6 +253,9 @@ def run(
         say(f"{len(sweep.members)} members, {len(left)} to run, in {folder}")
         if executor == "local":
             return _local(sweep, left, jobs or machine.cores(), say)
+        if executor == "slurm":
+            assert slurm is not None
+            return slurm(sweep, left)
         for rung in rungs(sweep):
             for group in checked:
                 _vmapped(sweep, _going_on(sweep, group), rung, say)
@@ -472,7 +477,8 @@ def _local(sweep: Sweep, left: Sequence[Member], jobs: int, say: Callable[[str],
                     if found is None:
                         failed += 1
                         say(
-                            f"{done}/{len(left)} {member.name} failed: {_last(sweep, member, code)}"
+                            f"{done}/{len(left)} {member.name} failed: "
+                            + last_line(sweep.path(member) / "log.txt", f"exit code {code}")
                         )
                     else:
                         say(f"{done}/{len(left)} {member.name} {told_of(found)} ({clock(spent)})")
@@ -492,10 +498,11 @@ def _local(sweep: Sweep, left: Sequence[Member], jobs: int, say: Callable[[str],
     return failed
 
 
-def _last(sweep: Sweep, member: Member, code: int) -> str:
-    path = sweep.path(member) / "log.txt"
-    lines = [line for line in path.read_text(errors="replace").split("\n") if line.strip()]
-    return f"{lines[-1] if lines else 'it said nothing'} (exit code {code}; see {path})"
+def last_line(path: Path, how: str) -> str:
+    """What a failed member wrote last, how it ended, and where all of it is."""
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    lines = [line for line in text.split("\n") if line.strip()]
+    return f"{lines[-1] if lines else 'it said nothing'} ({how}; see {path})"
 
 
 def told_of(found: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rnnlab"
 
 # A module may import those of the rows above its own; a package's name stands for all in it.
 LAYERS = (
-    ("types", "machine"),
+    ("types", "machine", "slurm_task"),
     (
         "initialisers",
         "vocabulary",
@@ -36,7 +36,7 @@ LAYERS = (
     ("train",),
     ("population",),
     ("sweep",),
-    ("report",),
+    ("report", "slurm"),
     ("contenders",),
     ("worker",),
     ("measure",),
