@@ -162,7 +162,9 @@ def test_a_worker_sets_its_process_up_before_any_library_is_imported():
 # Comparison
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "ugrnn"])
+@pytest.mark.parametrize(
+    "cell", ["lstm", "rnn", *(pytest.param(c, marks=pytest.mark.slow) for c in ("gru", "ugrnn"))]
+)
 def test_contenders_agree_in_logits_loss_and_every_gradient(here, cell):
     report = measure.Report("-", {"machine": machine.facts(threads=1, memory="stock")})
     libraries = ["rnnlab", "rnnlab-plain", "flax"] + ["torch"] * HAS_TORCH

@@ -356,7 +356,7 @@ def test_a_signal_saves_all_members(text, tmp_path):
 # Successive halving
 
 
-@pytest.mark.parametrize("cut", [0, 9])
+@pytest.mark.parametrize("cut", [pytest.param(0, marks=pytest.mark.slow), 9])
 def test_halving_stops_the_worse_members_at_each_rung(text, tmp_path, monkeypatch, cut):
     """cut: the save at which it is cut off once, to go on by the same command."""
     rates = (0.001, 0.003, 0.01, 0.03, 0.1)
