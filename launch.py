@@ -315,33 +315,26 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
 def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
     host.make_devices(machine.cores())  # members are spread over them, each on one
     host.allow_files()
-    from rnnlab import report, slurm, sweep
+    from rnnlab import executors, report, slurm, sweep
     from rnnlab.types import UsageError
 
     if not flags.config and not flags.workdir:
         raise UsageError("sweep needs --config=FILE, or --workdir=DIR with a sweep to go on with")
     if changes and not flags.config:
         raise UsageError("--config.KEY needs --config=FILE beside it")
-    asked = {name: getattr(flags, name) for name, *_ in SLURM_FLAGS}
-    for name, value in asked.items():
-        if value is not None and flags.executor != "slurm":
-            raise UsageError(f"--{name} is for --executor=slurm")
     members = sweep.declared(flags.config, changes) if flags.config else None
     workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}")
     if flags.dry_run:
         sweep.show(members or sweep.opened(workdir).members, print)
         return 0
-    jobs = slurm.Options(**asked, jobs=flags.jobs)
-    if flags.executor == "slurm":
-        slurm.check(jobs)
-    failed = sweep.run(
+    asked = {name: getattr(flags, name) for name, *_ in SLURM_FLAGS}
+    failed = executors.run(
         workdir,
         members,
         executor=flags.executor,
-        jobs=flags.jobs,
+        asked=slurm.Options(**asked, jobs=flags.jobs),
         halving=flags.halving,
         say=say,
-        slurm=lambda kept, left: slurm.run(kept, left, jobs, say),
     )
     say(report.write(workdir))
     return 1 if failed else 0

@@ -98,7 +98,7 @@ def commands(tmp_path, monkeypatch) -> Path:
 def declared(text, folder: Path) -> sweep.Sweep:
     path = experiment(folder, text, SEEDS)
     (folder / "sweep").mkdir()
-    return sweep.prepare(folder / "sweep", sweep.declared(path, []), "char")
+    return sweep.prepare(folder / "sweep", sweep.declared(path, []), unit="char", halving=0)
 
 
 @pytest.mark.usefixtures("commands")
@@ -455,7 +455,7 @@ def test_a_member_that_fails_is_told_of_and_the_others_finish(
     path, folder = experiment(tmp_path, text, SEEDS), tmp_path / "sweep"
     members = sweep.declared(path, [])
     folder.mkdir()
-    sweep.prepare(folder, members, "char")
+    sweep.prepare(folder, members, unit="char", halving=0)
     (folder / "members" / "001_seed=1" / "tensorboard").touch()  # where a folder has to be
     code, output = ended(started(cluster, folder))
     assert code == 1, output

@@ -37,6 +37,7 @@ LAYERS = (
     ("population",),
     ("sweep",),
     ("report", "slurm"),
+    ("executors",),
     ("contenders",),
     ("worker",),
     ("measure",),

@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 
 import launch
-from rnnlab import checkpoint, config, host, population, report, runfolder, sweep, train
+from rnnlab import (
+    checkpoint,
+    config,
+    executors,
+    host,
+    population,
+    report,
+    runfolder,
+    slurm,
+    sweep,
+    train,
+)
 from rnnlab.types import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,8 +110,10 @@ for cell in ("rnn", "gru"):
 def run(path: str | None, folder: Path, **options) -> tuple[int, list[str]]:
     said: list[str] = []
     members = sweep.declared(path, []) if path else None
-    chosen = {"executor": "vmap", "jobs": 0, "halving": None} | options
-    return sweep.run(folder, members, say=said.append, **chosen), said
+    jobs = options.pop("jobs", 0)
+    chosen = {"executor": "vmap", "halving": None} | options
+    asked = slurm.Options(jobs=jobs)
+    return executors.run(folder, members, say=said.append, asked=asked, **chosen), said
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -378,7 +391,7 @@ def test_halving_stops_the_worse_members_at_each_rung(text, tmp_path, monkeypatc
             run(path, folder, halving=2)
     run(path, folder, halving=2)
     kept = sweep.opened(folder)
-    assert sweep.rungs(kept) == [3, 7, 14, 28]
+    assert executors.rungs(kept) == [3, 7, 14, 28]
     ended = {m.name: sweep.summary(kept, m) for m in kept.members}
     left = list(ended)
     for rung, count in ((3, 3), (7, 2), (14, 1)):
