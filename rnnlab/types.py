@@ -88,7 +88,8 @@ class Task(NamedTuple):
     facts: Callable[[], dict[str, Any]]  # what run.json records of the data: sizes, hashes
     fingerprint: dict[str, Any]  # what a checkpoint must agree with: model shapes and vocabulary
     unit: str  # what is counted in the rate: "char", "frame" ...
-    # For many runs in one program (`rnnlab.population`). Config keys that touch `init` alone:
+    # For many runs in one program (`rnnlab.population`), whose batches may differ by the seed, but by
+    # none of these. Config keys that touch `init` alone:
     initial: tuple[str, ...] = ()
     # config keys of rates whose value may be a JAX scalar, unless it is 0,
     rates: tuple[str, ...] = ()
