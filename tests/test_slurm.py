@@ -397,9 +397,11 @@ def test_a_member_that_is_stopped_goes_on_to_the_same_end(
             cluster("scancel", "--signal=USR2", job)
         else:
             cluster("scancel", job)
-        if how != "cancel":  # SLURM lets a job that it queues again wait for two minutes
+        if how != "cancel":
+            # SLURM lets a job that it queues again wait for two minutes. A node refuses to start it
+            # in the second in which it killed it, so that it must wait for some.
             _until(lambda: cluster("squeue", "-h", "-j", job, "-o", "%T") == "PENDING\n", 60)
-            cluster("scontrol", "update", f"JobId={job}", "StartTime=now")
+            cluster("scontrol", "update", f"JobId={job}", "StartTime=now+10")
     except BaseException:
         process.kill()
         raise
