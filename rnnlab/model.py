@@ -6,6 +6,7 @@ A layer is a cell's parameters, or {"forward": ..., "backward": ...} where bidir
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 from rnnlab import cells, initialisers, parts
 from rnnlab.bptt import KEEP
 from rnnlab.precision import matmul
-from rnnlab.types import Array, Cell, Model, UsageError
+from rnnlab.taps import Seen, Taps, parted, recorded
+from rnnlab.types import Array, Cell, Model, Params, UsageError
 from rnnlab.unroll import PATHS, sqrt_chunk, unroll
 
 # Keys of `config.model`. Those that touch the initial values alone, so that models which differ in
@@ -105,6 +107,11 @@ def make(
             f"the width of the readout's input; it is '{input}' with {embedding_size}"
         )
     dot = matmul(precision)
+    names = tuple(
+        f"layer {index + 1}" + f" {direction}" * bidirectional
+        for index in range(layers)
+        for direction in directions
+    )
 
     def init(key: Array, dtype: Any = jnp.float32) -> dict[str, Any]:
         key_e, key_r, *keys = jax.random.split(key, 2 + layers)
@@ -150,7 +157,7 @@ def make(
             x = jnp.take(params["embedding"], x, axis=0, mode="clip")
         return drop(key, input_dropout, x)
 
-    def apply(
+    def run(
         params: dict[str, Any],
         carry: Any,
         x: Array,
@@ -159,7 +166,9 @@ def make(
         lengths: Array | None = None,
         mask: Array | None = None,
         reset: Array | None = None,
-    ) -> tuple[Any, Array]:
+        taps: Sequence[Taps | None] | None = None,
+        record: bool,
+    ) -> tuple[Any, Array, tuple[Seen, ...]]:
         chunk = sqrt_chunk(x.shape[0]) if remat else 0
         keys = (
             [None] * (2 * layers + 2)
@@ -167,7 +176,18 @@ def make(
             else list(jax.random.split(key, 2 * layers + 2))
         )
         how = {"chunk": chunk, "path": path, "keep": keep}
-        run = functools.partial(unroll, unit, lengths=lengths, mask=mask, reset=reset, **how)
+        cell = recorded(unit) if record else unit
+        over = functools.partial(unroll, cell, lengths=lengths, mask=mask, reset=reset, **how)
+        asked = iter(taps or (None,) * len(names))
+        seen: list[Seen] = []
+
+        def through(layer: Any, x: Array, start: Any, **options: Any) -> tuple[Any, Array]:
+            final, y = over(layer, x, start, taps=next(asked), **options)
+            if record:
+                y, states = parted(unit, y)
+                seen.append(Seen(x, start, states))
+            return final, y
+
         x = enter(params, x, keys[-1])
         new_carry, outputs = [], []
         for index, layer in enumerate(params["layers"]):
@@ -175,22 +195,26 @@ def make(
             key_cell = keys[2 * index + 1]
             if bidirectional:
                 split = (None, None) if key_cell is None else tuple(jax.random.split(key_cell))
-                forward, y_f = run(layer["forward"], inside, carry[index][0], key=split[0])
-                backward, y_b = run(
-                    layer["backward"], inside, carry[index][1], key=split[1], reverse=True
+                first, second = carry[index]
+                forward, y_f = through(layer["forward"], inside, first, key=split[0])
+                backward, y_b = through(
+                    layer["backward"], inside, second, key=split[1], reverse=True
                 )
                 new_carry.append((forward, backward))
                 y = jnp.concatenate([y_f, y_b], axis=-1)
             else:
-                final, y = run(layer, inside, carry[index][0], key=key_cell)
+                final, y = through(layer, inside, carry[index][0], key=key_cell)
                 new_carry.append((final,))
             x = x + y if residual and index else y
             outputs.append(x)
-        seen = jnp.concatenate(outputs, axis=-1) if skip else x
-        seen = drop(keys[-2], output_dropout, seen)
+        top = jnp.concatenate(outputs, axis=-1) if skip else x
+        top = drop(keys[-2], output_dropout, top)
         readout = params["readout"]
         kernel = params["embedding"].T if tied else readout["kernel"]
-        return tuple(new_carry), dot(seen, kernel) + readout["bias"]
+        return tuple(new_carry), dot(top, kernel) + readout["bias"], tuple(seen)
+
+    def apply(params: Params, carry: Any, x: Array, **options: Any) -> tuple[Any, Array]:
+        return run(params, carry, x, record=False, **options)[:2]
 
     def rows() -> tuple[tuple[str, str], ...]:
         shapes = jax.eval_shape(init, jax.random.key(0))
@@ -200,4 +224,13 @@ def make(
             table.append((name, " x ".join(str(n) for n in leaf.shape)))
         return tuple(table)
 
-    return Model(init=init, carry=carry, apply=apply, causal=not bidirectional, layers=rows())
+    return Model(
+        init=init,
+        carry=carry,
+        apply=apply,
+        watch=functools.partial(run, record=True),
+        cell=unit,
+        names=names,
+        causal=not bidirectional,
+        layers=rows(),
+    )

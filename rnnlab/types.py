@@ -61,10 +61,25 @@ class Model(NamedTuple):
     carry: Callable[
         ..., Carry
     ]  # (batch, dtype) -> carry, a tuple with one carry a layer (and direction)
-    # (params, carry, x, *, key, lengths, mask, reset) -> (carry, outputs [T, B, V])
+    # (params, carry, x, *, key, lengths, mask, reset, taps) -> (carry, outputs [T, B, V]), where taps
+    # has a `rnnlab.taps.Taps` or None for each unroll, in the order of `names`
     apply: Callable[..., tuple[Carry, Array]]
+    # The same -> (carry, outputs, seen), with a `rnnlab.taps.Seen` for each unroll
+    watch: Callable[..., Any]
+    cell: Cell  # of every layer
+    names: tuple[str, ...]  # of the unrolls: "layer 1" ..., or "layer 1 forward" ...
     causal: bool  # no output depends on a later input; only such a model can generate
     layers: tuple[tuple[str, str], ...]  # (layer, shape) rows, for the table printed at the start
+
+
+class Probe(NamedTuple):
+    """The recurrent model of a task laid open, for `rnnlab.diagnose`."""
+
+    net: Model
+    # batch -> the named arguments of net.apply: x, and lengths, mask, reset where there are any
+    inputs: Callable[[Any], dict[str, Any]]
+    # (outputs [T, B, V], batch) -> (values [T, B], weights [T, B]); their weighted mean is the loss
+    losses: Callable[[Array, Any], tuple[Array, Array]]
 
 
 class Task(NamedTuple):
@@ -78,7 +93,8 @@ class Task(NamedTuple):
     carry: Callable[[], Carry]  # the state carried from window to window, () if there is none
     batch: Callable[[int], Any]  # step -> a pytree of NumPy arrays; a pure function of the step
     # (params, carry, batch, key) -> (carry, sums): sums maps a metric to (sum, count); 'loss' is
-    # the one minimised. A key of None means evaluation.
+    # the one minimised. A key of None means evaluation. With a `probe` it takes the `taps` of
+    # `Model.apply` too.
     loss: Callable[..., tuple[Carry, dict[str, tuple[Array, Array]]]]
     evaluate: Callable[[Params], dict[str, float]]  # params -> metrics of the held-out split
     finish: Callable[[Params], dict[str, float]]  # what is measured once, at the end
@@ -95,6 +111,7 @@ class Task(NamedTuple):
     rates: tuple[str, ...] = ()
     # and the `loss` with such values: (key -> scalar) -> loss
     loss_of: Any = None
+    probe: Probe | None = None  # None where the model is no stack of cells
 
 
 class RnnlabError(Exception):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab import bptt, cudnn
+from rnnlab.taps import Taps, tapped
 from rnnlab.types import Array, Carry, Cell, Params, UsageError
 
 PATHS = ("auto", "plain", "cudnn")
@@ -50,6 +51,7 @@ def unroll(
     reset: Array | None = None,
     reverse: bool = False,
     key: Array | None = None,
+    taps: Taps | None = None,
     chunk: int = 0,
     path: str = "auto",
     keep: str = "preactivations",
@@ -66,6 +68,7 @@ def unroll(
         exist counts for nothing.
     reverse: run from right to left; y[t] still belongs to x[t].
     key: PRNG key of the noise inside the cell; None in evaluation.
+    taps: what to see of the gradient; see `rnnlab.taps`. The values stay the same.
     chunk: > 0: rematerialise. Only the carry at every `chunk`-th step is kept for the backward
         pass, the rest is computed again; a chunk near sqrt(T) (`sqrt_chunk`) makes the memory of
         the backward pass grow as sqrt(T) beyond x and y themselves (Chen et al. 2016).
@@ -86,6 +89,8 @@ def unroll(
         raise UsageError(f"keep must be one of {', '.join(bptt.KEEP)}, got '{keep}'")
     if path == "cudnn":
         options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
+        if taps is not None:
+            raise UsageError("cuDNN shows nothing of the gradient inside: set model.path to auto")
         return cudnn.run(cell, params, x, carry, chunk=chunk, **options)
     fast = path == "auto" and bptt.separate(cell)
     time, batch = x.shape[:2]
@@ -99,14 +104,16 @@ def unroll(
         reset = leaving(reset, valid)
     # Drawn here and not in `window`, so that chunks see what the whole window sees.
     noise = None if key is None else cell.noise(key, time, batch)
-    steps = (x, valid, reset, noise)
+    steps = (x, valid, reset, noise, taps)
+    inside = cell if taps is None else tapped(cell)
 
     def window(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
-        x, valid, reset, noise = inputs
-        steps = bptt.Steps(cell.project(params, x, noise), valid, reset)
+        x, valid, reset, noise, taps = inputs
+        z = cell.project(params, x, noise)
+        steps = bptt.Steps(z if taps is None else (z, taps), valid, reset)
         if fast:
-            return bptt.scan(cell, params, carry, steps, reverse=reverse, keep=keep)
-        return bptt.plain(cell, params, carry, steps, reverse=reverse)
+            return bptt.scan(inside, params, carry, steps, reverse=reverse, keep=keep)
+        return bptt.plain(inside, params, carry, steps, reverse=reverse)
 
     if chunk <= 0 or chunk >= time:
         return window(carry, steps)

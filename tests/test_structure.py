@@ -27,7 +27,7 @@ LAYERS = (
         "precision",
         "search",
     ),
-    ("parts", "primitive"),
+    ("parts", "primitive", "taps"),
     ("bptt", "cudnn"),
     ("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
     ("model", "sample", "interop"),

@@ -21,7 +21,7 @@ import numpy as np
 from rnnlab import corpora, data, metrics, model, runfolder, sample
 from rnnlab.config import flat
 from rnnlab.leaves import select
-from rnnlab.types import Array, Config, Model, Params, Task, UsageError
+from rnnlab.types import Array, Config, Model, Params, Probe, Task, UsageError
 from rnnlab.vocabulary import Vocabulary
 
 FUNCTION = "\ndef "  # what a generated function begins with
@@ -232,12 +232,21 @@ def make(config: Config, kept: Path | None = None) -> Task:
     def loss_of(values: dict[str, Any]) -> Callable[..., Any]:
         own = build(config, vocabulary.size, values)
 
-        def loss(params: Params, carry: Any, batch: Any, key: Array | None) -> tuple[Any, Any]:
+        def loss(
+            params: Params, carry: Any, batch: Any, key: Array | None, taps: Any = None
+        ) -> tuple[Any, Any]:
             carry = select(batch["fresh"], jax.tree.map(jnp.zeros_like, carry), carry)
-            carry, logits = own.apply(params, carry, batch["inputs"], key=key)
+            carry, logits = own.apply(params, carry, batch["inputs"], key=key, taps=taps)
             return carry, metrics.sums(("loss",), logits, batch["targets"])
 
         return loss
+
+    def inputs(batch: Any) -> dict[str, Any]:
+        return {"x": batch["inputs"]}
+
+    def losses(logits: Array, batch: Any) -> tuple[Array, Array]:
+        values = metrics.cross_entropy(logits, batch["targets"])
+        return values, jnp.ones_like(values)
 
     def evaluate(params: Params) -> dict[str, float]:
         text, windows = validation()
@@ -330,4 +339,5 @@ def make(config: Config, kept: Path | None = None) -> Task:
             **dict(net.layers),
         },
         unit=unit,
+        probe=Probe(net, inputs, losses),
     )
