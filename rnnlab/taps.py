@@ -102,7 +102,8 @@ def tapped(cell: Cell) -> Cell:
 
     def gates(params: Params, carry: Carry, merged: Any) -> tuple[Carry, Array]:
         u, taps = merged
-        return after(*cell.gates(params, before(carry, taps), u), taps)
+        new, y = cell.gates(params, before(carry, taps), u)
+        return after(new, y, taps)
 
     parts = {"operand": operand, "merge": merge, "gates": gates}
     if cell.gates is None:
