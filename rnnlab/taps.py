@@ -5,6 +5,8 @@ A wrapped cell computes the same values. What is asked of it rides along with it
     norms   a zero for each row, step and part of the state; its "gradient" is |dL/ds_t|
     nudge   a zero state for each step, added to the state; its gradient is dL/ds_t
     cut     where no gradient passes into the state before the step
+    shares  for each step and parameter two zeros; their "gradients" are the norm of what that step
+            adds to the parameter's gradient, and its inner product with the whole
 
 dL/ds_t is the total derivative: through all later steps, and through the output y_t where y_t is that
 very part of the state (h in the built-in cells). So one backward pass tells how the gradient flows
@@ -22,11 +24,13 @@ from rnnlab.types import Array, Carry, Cell, Params
 
 
 class Taps(NamedTuple):
-    """What is asked of a cell; every leaf has a leading [T]."""
+    """What is asked of a cell; every leaf but those of `whole` has a leading [T]."""
 
     norms: Any = None  # a carry of float [T, B]
     nudge: Any = None  # a carry of the state's own shapes, [T, B, H]
     cut: Array | None = None  # bool [T, B]
+    shares: Any = None  # the cell's parameters, of float [T, 2]
+    whole: Params = None  # with `shares`: the gradient of all steps together; it has no [T]
 
 
 class Seen(NamedTuple):
@@ -71,8 +75,29 @@ def _meter_backward(slot: Array, d_state: Array) -> tuple[Array, Array]:
 _meter.defvjp(_meter_forward, _meter_backward)
 
 
-def tapped(cell: Cell) -> Cell:
-    """The cell that takes (z, taps) for z, taps being those of a step."""
+@jax.custom_vjp
+def _ledger(param: Array, slot: Array, whole: Array) -> Array:
+    """`param`; the cotangent of `slot` [2] is the norm of that of `param`, and its product with
+    `whole`."""
+    return param
+
+
+def _ledger_forward(param: Array, slot: Array, whole: Array) -> tuple[Array, Array]:
+    return param, whole
+
+
+def _ledger_backward(whole: Array, d_param: Array) -> tuple[Array, Array, Array]:
+    found = jnp.stack([jnp.sqrt(jnp.sum(d_param**2)), jnp.sum(d_param * whole)])
+    return d_param, found, jnp.zeros_like(whole)
+
+
+_ledger.defvjp(_ledger_forward, _ledger_backward)
+
+
+def tapped(cell: Cell, taps: Taps) -> Cell:
+    """The cell whose `project` takes (x, taps) for x, and whose z is (z, taps)."""
+    by_step = taps.shares is not None  # each step projects its own input then
+    whole = taps.whole
 
     def before(carry: Carry, taps: Taps) -> Carry:
         if taps.cut is None:
@@ -80,16 +105,24 @@ def tapped(cell: Cell) -> Cell:
         return select(taps.cut, jax.lax.stop_gradient(carry), carry)
 
     def after(new: Carry, y: Array, taps: Taps) -> tuple[Carry, Array]:
-        whole = new
+        marked = new
         if taps.nudge is not None:
-            whole = jax.tree.map(jnp.add, whole, taps.nudge)
+            marked = jax.tree.map(jnp.add, marked, taps.nudge)
         if taps.norms is not None:
-            whole = jax.tree.map(_meter, whole, taps.norms)
-        pairs = zip(jax.tree.leaves(new), jax.tree.leaves(whole), strict=True)
-        return whole, next((leaf for old, leaf in pairs if old is y), y)
+            marked = jax.tree.map(_meter, marked, taps.norms)
+        pairs = zip(jax.tree.leaves(new), jax.tree.leaves(marked), strict=True)
+        return marked, next((leaf for old, leaf in pairs if old is y), y)
+
+    def project(params: Params, inputs: Any, noise: Any = None) -> Any:
+        x, taps = inputs
+        return ((x, noise) if by_step else cell.project(params, x, noise)), taps
 
     def step(params: Params, carry: Carry, inputs: Any) -> tuple[Carry, Array]:
         z, taps = inputs
+        if by_step:
+            params = jax.tree.map(_ledger, params, taps.shares, whole)
+            x, noise = jax.tree.map(lambda leaf: leaf[None], z)
+            z = jax.tree.map(lambda leaf: leaf[0], cell.project(params, x, noise))
         return after(*cell.step(params, before(carry, taps), z), taps)
 
     def operand(carry: Carry, inputs: Any) -> Any:
@@ -105,10 +138,11 @@ def tapped(cell: Cell) -> Cell:
         new, y = cell.gates(params, before(carry, taps), u)
         return after(new, y, taps)
 
-    parts = {"operand": operand, "merge": merge, "gates": gates}
-    if cell.gates is None:
-        parts = {}
-    return cell._replace(step=step, **parts)
+    if by_step or cell.gates is None:
+        parts = dict.fromkeys(("operand", "product", "merge", "gates"))
+    else:
+        parts = {"operand": operand, "merge": merge, "gates": gates}
+    return cell._replace(project=project, step=step, **parts)
 
 
 def recorded(cell: Cell) -> Cell:

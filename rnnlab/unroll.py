@@ -92,7 +92,6 @@ def unroll(
         if taps is not None:
             raise UsageError("cuDNN shows nothing of the gradient inside: set model.path to auto")
         return cudnn.run(cell, params, x, carry, chunk=chunk, **options)
-    fast = path == "auto" and bptt.separate(cell)
     time, batch = x.shape[:2]
     if carry is None:
         carry = cell.carry(batch, jax.tree.leaves(params)[0].dtype)
@@ -104,16 +103,17 @@ def unroll(
         reset = leaving(reset, valid)
     # Drawn here and not in `window`, so that chunks see what the whole window sees.
     noise = None if key is None else cell.noise(key, time, batch)
-    steps = (x, valid, reset, noise, taps)
-    inside = cell if taps is None else tapped(cell)
+    if taps is not None:
+        cell, x = tapped(cell, taps), (x, taps._replace(whole=None))
+    steps = (x, valid, reset, noise)
+    fast = path == "auto" and bptt.separate(cell)
 
     def window(carry: Carry, inputs: Any) -> tuple[Carry, Array]:
-        x, valid, reset, noise, taps = inputs
-        z = cell.project(params, x, noise)
-        steps = bptt.Steps(z if taps is None else (z, taps), valid, reset)
+        x, valid, reset, noise = inputs
+        steps = bptt.Steps(cell.project(params, x, noise), valid, reset)
         if fast:
-            return bptt.scan(inside, params, carry, steps, reverse=reverse, keep=keep)
-        return bptt.plain(inside, params, carry, steps, reverse=reverse)
+            return bptt.scan(cell, params, carry, steps, reverse=reverse, keep=keep)
+        return bptt.plain(cell, params, carry, steps, reverse=reverse)
 
     if chunk <= 0 or chunk >= time:
         return window(carry, steps)
