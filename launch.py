@@ -39,7 +39,12 @@ SLURM_FLAGS = (
 BENCH_FLAGS = (
     ("cells", str, "NAMES", "of lstm,gru,rnn,ugrnn"),
     ("shapes", str, "LIST", "layers x units x batch x time, e.g. 3x512xB64xT128,2x128xB50xT50"),
-    ("libraries", str, "NAMES", "of rnnlab,rnnlab-plain,flax,torch,torch-compile"),
+    (
+        "libraries",
+        str,
+        "NAMES",
+        "of rnnlab,rnnlab-plain,rnnlab-flow,rnnlab-watched,flax,torch,torch-compile",
+    ),
     ("seconds", float, "S", "to spend on each library and shape"),
     (
         "memory",

@@ -76,9 +76,10 @@ def get_config() -> Config:
     config.optim.final_fraction = 0.0  # cosine and linear end at learning_rate times this
     config.optim.decay_every = 1000  # steps, for schedule "step"
     config.optim.decay_factor = 0.97
-    config.optim.clip = "global_norm"  # global_norm, per_layer, value, adaptive
+    config.optim.clip = "global_norm"  # global_norm, soft, per_layer, value, adaptive
     config.optim.clip_norm = 1.0  # the threshold T; inf switches clipping off
     config.optim.reduction = "mean"  # of the loss: mean per token, or sum_over_time (that mean x T)
+    config.optim.omega = 0.0  # weight of Pascanu's regulariser, added to the loss; 0 is off
     config.optim.momentum = 0.9  # sgd and rmsprop (char-rnn's RMSProp has none: set 0)
     config.optim.beta1 = 0.9  # adam and adamw
     config.optim.beta2 = 0.999
@@ -100,6 +101,10 @@ def get_config() -> Config:
 
     config.parallel = ConfigDict()
     config.parallel.devices = 0  # the batch is split over so many; 0: as suits machine and batch
+
+    config.diagnose = ConfigDict()
+    config.diagnose.every = 0  # steps between two looks at the gradient's flow over time; 0 is off
+    config.diagnose.saturation = True  # and at saturated activations, for a forward pass of 8 rows
 
     config.eval = ConfigDict()
     config.eval.streams = 32  # the held-out text is read as so many parallel streams ...

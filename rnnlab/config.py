@@ -178,7 +178,7 @@ def validate(config: Config) -> None:
     for key, value in values.items():
         if isinstance(value, float) and math.isnan(value):
             raise UsageError(f"config key '{key}' is NaN: give a number")
-    least = {"seed": 0, "train.steps_per_dispatch": 0, "parallel.devices": 0}
+    least = {"seed": 0, "train.steps_per_dispatch": 0, "parallel.devices": 0, "diagnose.every": 0}
     least |= {f"train.{k}": 1 for k in ("steps", "batch_size", "window", "log_every", "keep")}
     least |= {f"train.{k}": 0 for k in ("eval_every", "checkpoint_every", "sample_every")}
     for key, low in least.items():

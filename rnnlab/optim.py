@@ -10,7 +10,7 @@ import optax
 
 from rnnlab.types import Array, Params, UsageError
 
-CLIPS = ("global_norm", "per_layer", "value", "adaptive")
+CLIPS = ("global_norm", "soft", "per_layer", "value", "adaptive")
 OPTIMISERS = ("adam", "adamw", "rmsprop", "sgd", "adagrad")
 SCHEDULES = ("constant", "cosine", "linear", "step")
 # Options of `make` and `schedule` that may be JAX scalars, traced or not, which go unchecked: one
@@ -84,6 +84,15 @@ def _clip_global(grads: Any, params: Params, threshold: Any) -> Any:
     return _shrink(grads, threshold)
 
 
+def _clip_soft(grads: Any, params: Params, threshold: Any) -> Any:
+    """g T / (T + |g|): every gradient is shortened, none below T / 2 by more than a third, and the
+    norm tends to T. Normalised and clipped descent differ by a factor of 2 at most (Zhang et al.
+    2020, section 3)."""
+    scale, rest = _scaled_norm(grads)
+    factor = 1.0 / (1.0 / scale + rest / threshold)  # T / (T + |g|), times the scale
+    return jax.tree.map(lambda g: (g / scale * factor).astype(g.dtype), grads)
+
+
 def _clip_per_layer(grads: Any, params: Params, threshold: Any) -> Any:
     """The same for each layer by itself: every entry of "layers", the readout, the embedding."""
     groups = {name: part for name, part in grads.items() if name != "layers"}
@@ -122,6 +131,7 @@ def clip(kind: str, threshold: float | Array) -> optax.GradientTransformation:
         )
     rule = {
         "global_norm": _clip_global,
+        "soft": _clip_soft,
         "per_layer": _clip_per_layer,
         "value": _clip_value,
         "adaptive": _clip_adaptive,

@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from rnnlab import initialisers, precision
 from rnnlab.types import Array, Cell, UsageError
 
 LAYER_NORM_EPSILON = 1e-5
 _ACCEPTED = {int: numbers.Integral, float: numbers.Real}  # NumPy's scalars too
+
+named = checkpoint_name  # (activation, name) -> the same; `rnnlab.saturation` shows it by that name
 
 
 @dataclass(frozen=True, kw_only=True)

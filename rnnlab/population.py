@@ -10,6 +10,7 @@ devices there are: no member knows of another, so no device waits for one.
     N members    S slots, N rounded up to a multiple of the devices
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnlab import config as configuration
-from rnnlab import machine, optim, train
+from rnnlab import machine, optim, seen, train
 from rnnlab import step as stepping
 from rnnlab.display import Display
 from rnnlab.record import Record, initial
@@ -88,7 +89,9 @@ class Population:
         self.values = self._place(
             {key: self._filled(list(row)) for key, row in varied(configs, tasks[0]).items()}
         )
+        self.every = configs[0].diagnose.every
         self.compiled: Any = None
+        self.watched: Any = None  # the step that looks at its gradients too
         self.host: Any = None  # the state of the last step, as NumPy arrays
 
     @property
@@ -106,7 +109,7 @@ class Population:
 
     # The program
 
-    def _one(self, state: Any, batch: Any, values: dict[str, Any]) -> Any:
+    def _one(self, watch: str, state: Any, batch: Any, values: dict[str, Any]) -> Any:
         """The train step of one member."""
         config, task = self.configs[0], self.tasks[0]
         rates = {key: value for key, value in values.items() if key in task.rates}
@@ -117,20 +120,31 @@ class Population:
             average_decay=values.get(AVERAGE, config.optim.ema),
             reduction=config.optim.reduction,
             log_every=config.train.log_every,
+            probe=task.probe,
+            omega=config.optim.omega,
+            watch=watch,
         )
         return pure.step(state, batch)
 
-    def _all(self, state: Any, batch: Any, values: Any) -> Any:
+    def _all(self, watch: str, state: Any, batch: Any, values: Any) -> Any:
         """The step of all members of one device."""
+        one = functools.partial(self._one, watch)
         if self.mapped == "vmap":
-            return jax.vmap(self._one)(state, batch, values)
-        return jax.lax.map(lambda member: self._one(*member), (state, batch, values))
+            return jax.vmap(one)(state, batch, values)
+        return jax.lax.map(lambda member: one(*member), (state, batch, values))
 
     def compile(self) -> int:
         """Compile the program; the bytes that it takes, of all devices together."""
+        self.compiled, size = self._compiled("")
+        if self.every:
+            self.watched, other = self._compiled(seen.watched(self.configs[0].diagnose))
+            size = max(size, other)
+        return size
+
+    def _compiled(self, watch: str) -> tuple[Any, int]:
         spec = P(AXIS)
         mapped = jax.shard_map(
-            self._all,
+            functools.partial(self._all, watch),
             mesh=self.mesh,
             in_specs=(spec, spec, spec),
             out_specs=(spec, spec),
@@ -147,10 +161,10 @@ class Population:
         state = jax.eval_shape(lambda: self._initial(0))
         batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.tasks[0].batch(0)))
         arguments = (shapes(state), shapes(batch), self.values)
-        self.compiled = jax.jit(mapped, donate_argnums=0).lower(*arguments).compile()
-        found = self.compiled.memory_analysis()
+        compiled: Any = jax.jit(mapped, donate_argnums=0).lower(*arguments).compile()
+        found = compiled.memory_analysis()
         each = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
-        return each * len(self.devices)
+        return compiled, each * len(self.devices)
 
     def _initial(self, index: int) -> stepping.TrainState:
         config = self.configs[index]
@@ -181,17 +195,24 @@ class Population:
         found = {seed: self.tasks[seeds.index(seed)].batch(done) for seed in set(seeds)}
         rows = [found[seed] for seed in seeds]
         batch = self._place(jax.tree.map(lambda *leaves: self._filled(list(leaves)), *rows))
-        self.current, report = self.compiled(self.current, batch, self.values)
+        watch = self.every and (done + 1) % self.every == 0
+        program = self.watched if watch else self.compiled
+        self.current, report = program(self.current, batch, self.values)
         self.host = None
         return report, done + 1
 
     def reports(self, report: Any) -> list[dict[str, float]]:
         """See `train.Single`."""
-        rows = {name: np.asarray(values) for name, values in report.items()}
+        rows = {name: np.asarray(v) for name, v in report.items() if name != "seen"}
         return [
             {name: float(values[i]) for name, values in rows.items()}
             for i in range(len(self.configs))
         ]
+
+    def seen(self, report: Any) -> list[Any]:
+        """See `train.Single`."""
+        found = jax.tree.map(np.asarray, report["seen"])
+        return [jax.tree.map(lambda a, i=i: a[i], found) for i in range(len(self.configs))]
 
     def caught(self, report: Any) -> int | None:
         """See `train.Single`."""

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnlab import checkpoint, optim, parallel, runfolder
+from rnnlab import checkpoint, optim, parallel, runfolder, seen, taps
 from rnnlab import config as configuration
 from rnnlab import step as stepping
 from rnnlab.display import Display, clock
@@ -147,6 +147,11 @@ class Record:
         # Without a checkpoint, rows of an earlier start belong to steps that are done again.
         self.metrics.truncate(sizes["metrics_bytes"], warn)
         self.samples.truncate(sizes["samples_bytes"], warn)
+        self.diagnosis = None
+        path = self.workdir / "diagnosis.jsonl"
+        if self.config.diagnose.every or path.exists():
+            self.diagnosis = self.files.enter_context(runfolder.Log(path))
+            self.diagnosis.truncate(sizes.get("diagnosis_bytes", 0), warn)
         step = self.start + 1 if meta else None
         self.events = self.files.enter_context(runfolder.Events(self.workdir, purge_step=step))
 
@@ -207,6 +212,15 @@ class Record:
         self.events.write(row["step"], row["split"], row)
         self.display.row(row)
 
+    def diagnosed(self, step: int, found: dict[str, Any]) -> None:
+        """Write what the train step saw of its gradients (`rnnlab.seen`)."""
+        if self.primary:
+            probe = self.task.probe
+            assert self.diagnosis is not None
+            assert probe is not None
+            row = seen.row(probe, taps.part_names(probe.net.cell), found)
+            self.diagnosis.append(runfolder.metrics_row({"step": step, **row}))
+
     def validated(self, step: int, found: dict[str, float]) -> bool:
         """Write what `Task.evaluate` has found; whether it is the best so far."""
         found["loss"] = parallel.agreed(found["loss"])  # to the bit: a checkpoint depends on it
@@ -248,6 +262,9 @@ class Record:
             self.metrics.sync()
             self.samples.sync()
             sizes = {"metrics_bytes": self.metrics.size, "samples_bytes": self.samples.size}
+            if self.diagnosis is not None:
+                self.diagnosis.sync()
+                sizes["diagnosis_bytes"] = self.diagnosis.size
         checkpoint.save(
             self.root,
             step,

@@ -4,6 +4,7 @@ It is made of two, the gradient of a batch and the update that it brings, so tha
 take the gradients of several devices for one update.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import optim, parallel
-from rnnlab.types import Array, Params, Task, UsageError
+from rnnlab.omega import penalty
+from rnnlab.seen import meant, seen_in, slots_of
+from rnnlab.types import Array, Params, Probe, Task, UsageError
 
 REDUCTIONS = ("mean", "sum_over_time")
 
@@ -86,8 +89,9 @@ class Programs(NamedTuple):
 
     step: Callable[..., Any]  # (state, batch) -> (state, report)
     # The same in two, of a share of the batch each: see `parallel.apart`.
-    share: Callable[..., Any]  # (params, carry, batch, key, number) -> (grads, carry, total, count)
-    update: Callable[..., Any]  # (state, grads, carry, total, count) -> (state, report)
+    # (params, carry, batch, key, number) -> (grads, carry, total, count, seen)
+    share: Callable[..., Any]
+    update: Callable[..., Any]  # (state, grads, carry, total, count, seen) -> (state, report)
 
 
 def programs(
@@ -97,6 +101,9 @@ def programs(
     average_decay: float | Array,
     reduction: str,
     log_every: int,
+    probe: Probe | None = None,
+    omega: float = 0.0,
+    watch: str = "",
 ) -> Programs:
     """The train step of a loss (`Task.loss`), for `make` and for a population of runs.
 
@@ -105,6 +112,9 @@ def programs(
         reported as `loss` is the mean in both cases. T is the leading axis of the batch's first
         leaf of rank >= 2.
     average_decay: of the moving average, where the state has one; a JAX scalar may be traced.
+    probe: of the task. omega: the weight of Pascanu's regulariser in what is differentiated, see
+        `rnnlab.omega`. watch: of `seen.WATCHES`, what the report has as "seen" too. Both need the
+        probe.
     report: scalars summed since the last multiple of `log_every`, to be divided once; a buffer of
         its own, so that reading it never waits for the next step.
 
@@ -112,8 +122,14 @@ def programs(
     after it. (The result: at |g| = 1e20 Adam's second moment overflows in float32, and would hold
     its parameter still for good.)
 
-    Raises UsageError for another reduction, or a decay outside [0, 1).
+    Raises UsageError for another reduction, a decay outside [0, 1), a negative omega, or a probe
+    that is not there.
     """
+    if not 0 <= omega < math.inf:
+        raise UsageError(f"optim.omega must be at least 0, got {omega}")
+    if probe is None and (omega or watch):
+        wanted = "optim.omega" if omega else "diagnose.every"
+        raise UsageError(f"this task's model has no layers to look into: set {wanted} to 0")
     if reduction not in REDUCTIONS:
         raise UsageError(
             f"optim.reduction must be one of {', '.join(REDUCTIONS)}, got '{reduction}'"
@@ -126,20 +142,33 @@ def programs(
             return 1
         return next(leaf.shape[0] for leaf in jax.tree.leaves(batch) if leaf.ndim > 1)
 
-    def objective(params: Params, carry: Any, batch: Any, key: Array) -> tuple[Array, Any]:
-        carry, sums = loss(params, carry, batch, key)
-        total, count = sums["loss"]
-        return total / count * scale(batch), (carry, total, count)
+    def differentiated(params: Params, carry: Any, batch: Any, key: Array, mean: bool) -> Any:
+        """(gradient, carry, total, count, seen) of a batch, of the sum or the mean of its loss."""
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+        def objective(params: Params, slots: Any) -> tuple[Array, Any]:
+            options = {} if slots is None else {"taps": slots}
+            after, sums = loss(params, carry, batch, key, **options)
+            total, count = sums["loss"]
+            value = total / count * scale(batch) if mean else total * scale(batch)
+            if omega:
+                assert probe is not None
+                weight = omega if mean else omega * count
+                value = value + weight * penalty(probe, params, carry, batch)
+            return value, (after, total, count)
+
+        slots = slots_of(probe, params, batch) if watch and probe else None
+        gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+        (_, (after, total, count)), (grads, slots) = gradient(params, slots)
+        seen = seen_in(probe, params, carry, batch, slots, watch) if watch and probe else None
+        return grads, after, total, count, seen
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(state.key, state.step)
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        (_, (carry, total, count)), grads = gradient(state.params, state.carry, batch, key)
-        return update(state, grads, carry, total, count)
+        return update(state, *differentiated(state.params, state.carry, batch, key, True))
 
     def update(
-        state: TrainState, grads: Params, carry: Any, total: Array, count: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+        state: TrainState, grads: Params, carry: Any, total: Array, count: Array, seen: Any
+    ) -> tuple[TrainState, dict[str, Any]]:
         norm = optim.global_norm(grads)
 
         updates, inner = optimiser.update(grads, state.optimiser, state.params)
@@ -151,18 +180,18 @@ def programs(
         average = state.average
         if average is not None:
             average = optim.averaged(average, params, state.step + 1, average_decay)
-        seen = optimiser.watch(inner)
+        clip = optimiser.watch(inner)
         new = {
             "loss": total,
             "count": count,
-            "norm": seen.norm,
-            "clipped": seen.clipped,
+            "norm": clip.norm,
+            "clipped": clip.clipped,
             "ratio": ratio,
             "steps": jnp.ones(()),
         }
         old = jax.tree.map(lambda t: jnp.where(state.step % log_every == 0, 0.0, t), state.tally)
         tally = {name: old[name] + value.astype(jnp.float32) for name, value in new.items()}
-        tally["norm_max"] = jnp.maximum(old["norm_max"], seen.norm.astype(jnp.float32))
+        tally["norm_max"] = jnp.maximum(old["norm_max"], clip.norm.astype(jnp.float32))
         after = state.replace(
             step=state.step + 1,
             params=params,
@@ -180,23 +209,20 @@ def programs(
         fault = jax.tree.map(lambda a, b: jnp.where(unseen, a, b), fault, state.fault)
         stay = state.replace(fault=fault)
         state = jax.tree.map(lambda a, b: a if a is b else jnp.where(fine, a, b), after, stay)
-        return state, _report(state)
+        report: dict[str, Any] = _report(state)
+        return state, report if seen is None else report | {"seen": meant(seen)}
 
     # The same in two programs: of a share of the batch neither mean nor count is known.
     def share(params: Params, carry: Any, batch: Any, key: Array, number: Array) -> Any:
-        def objective(params: Params) -> tuple[Array, Any]:
-            after, sums = loss(params, carry, batch, jax.random.fold_in(key, number))
-            total, count = sums["loss"]
-            return total * scale(batch), (after, total, count)
-
-        (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params)
-        return grads, *sums
+        return differentiated(params, carry, batch, jax.random.fold_in(key, number), False)
 
     def update_by_sum(
-        state: TrainState, grads: Params, carry: Any, total: Array, count: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+        state: TrainState, grads: Params, carry: Any, total: Array, count: Array, seen: Any
+    ) -> tuple[TrainState, dict[str, Any]]:
         mean = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
-        return update(state, mean, carry, total, count)
+        if seen is not None:
+            seen = seen | {"flow": [norms / count.astype(norms.dtype) for norms in seen["flow"]]}
+        return update(state, mean, carry, total, count, seen)
 
     return Programs(step, share, update_by_sum)
 
@@ -208,13 +234,15 @@ def make(
     average_decay: float,
     reduction: str,
     log_every: int,
+    omega: float = 0.0,
+    watch: str = "",
     split: parallel.Split = parallel.SINGLE,
     group: int = 1,
     signal: Callable[[], int | None] = lambda: None,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
     """The jitted train step: (state, batch) -> (state, report). The state is donated.
 
-    average_decay, reduction, log_every: see `programs`.
+    average_decay, reduction, log_every, omega, watch: see `programs`.
     split: over which devices; the state must be there (`parallel.place`). The mean is over the
         tokens of the whole batch, and the clip after it.
     group: if > 1, the second argument is a list of 1 to `group` batches, and so many steps are
@@ -222,9 +250,14 @@ def make(
         changes no bit. Not for CPU devices.
     signal: see `parallel.meshed`; over several processes the report has a "signal".
 
-    Raises UsageError for what `programs` refuses, or a group over CPU devices.
+    Raises UsageError for what `programs` refuses, or a group or omega over CPU devices.
     """
     alone = len(split.devices) < 2
+    if omega and split.mesh is None and not alone:
+        raise UsageError(
+            f"optim.omega is a mean over the whole batch, which is split over {len(split.devices)} "
+            "devices of a CPU: set parallel.devices to 1"
+        )
     if group > 1 and split.mesh is None and not alone:
         raise UsageError(
             f"train.steps_per_dispatch is {group}: over {len(split.devices)} devices of a CPU it "
@@ -236,6 +269,9 @@ def make(
         average_decay=average_decay,
         reduction=reduction,
         log_every=log_every,
+        probe=task.probe,
+        omega=omega,
+        watch=watch,
     )
 
     def several(state: TrainState, batches: Any, count: Array) -> Any:

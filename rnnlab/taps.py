@@ -2,7 +2,6 @@
 
 A wrapped cell computes the same values. What is asked of it rides along with its input z:
 
-    norms   a zero for each row, step and part of the state; its "gradient" is |dL/ds_t|
     nudge   a zero state for each step, added to the state; its gradient is dL/ds_t
     cut     where no gradient passes into the state before the step
     shares  for each step and parameter two zeros; their "gradients" are the norm of what that step
@@ -20,14 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.leaves import select
-from rnnlab.types import Array, Carry, Cell, Params
+from rnnlab.types import Array, Carry, Cell, Model, Params
 
 
 class Taps(NamedTuple):
     """What is asked of a cell; every leaf but those of `whole` has a leading [T]."""
 
-    norms: Any = None  # a carry of float [T, B]
-    nudge: Any = None  # a carry of the state's own shapes, [T, B, H]
+    nudge: Any = None  # zeros of the state's own shapes, [T, B, H]
     cut: Array | None = None  # bool [T, B]
     shares: Any = None  # the cell's parameters, of float [T, 2]
     whole: Params = None  # with `shares`: the gradient of all steps together; it has no [T]
@@ -41,38 +39,34 @@ class Seen(NamedTuple):
     states: Carry  # [T, B, H] each, the state after every step
 
 
-def norms(cell: Cell, time: int, batch: int, dtype: Any = jnp.float32) -> Taps:
-    """Taps whose gradient is the norm of dL/ds_t of each row: a carry of [T, B]."""
-    like = jax.eval_shape(lambda: cell.carry(batch, dtype))
-    return Taps(norms=jax.tree.map(lambda leaf: jnp.zeros((time, batch), leaf.dtype), like))
-
-
 def nudge(cell: Cell, time: int, batch: int, dtype: Any = jnp.float32) -> Taps:
     """Taps whose gradient is dL/ds_t: a carry of [T, B, H]."""
     like = jax.eval_shape(lambda: cell.carry(batch, dtype))
     return Taps(nudge=jax.tree.map(lambda leaf: jnp.zeros((time, *leaf.shape), leaf.dtype), like))
 
 
+def norms(gradient: Any) -> Any:
+    """|dL/ds_t| [T, B] of dL/ds_t [T, B, H], for each part of the state.
+
+    Scaled: the squares of a gradient that vanishes, or explodes, leave float32 at 1e-23 and 1e19.
+    """
+
+    def norm(leaf: Array) -> Array:
+        rows = leaf.reshape(*leaf.shape[:2], -1)
+        largest = jnp.max(jnp.abs(rows), axis=2, keepdims=True)
+        scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+        return scale[..., 0] * jnp.sqrt(jnp.sum((rows / scale) ** 2, axis=2))
+
+    return jax.tree.map(norm, gradient)
+
+
 @jax.custom_vjp
-def _meter(state: Array, slot: Array) -> Array:
-    """`state`; the cotangent of `slot` [B] is, by definition, the norm of that of `state` [B, ...]."""
+def _nudged(state: Array, nudge: Array) -> Array:
+    """`state` + `nudge`, which is zero: what is left of the sum is that both have its cotangent."""
     return state
 
 
-def _meter_forward(state: Array, slot: Array) -> tuple[Array, Array]:
-    return state, slot
-
-
-def _meter_backward(slot: Array, d_state: Array) -> tuple[Array, Array]:
-    # Scaled: the squares of a gradient that vanishes, or explodes, leave float32 at 1e-23 and 1e19.
-    rows = d_state.reshape(d_state.shape[0], -1)
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    norm = scale[:, 0] * jnp.sqrt(jnp.sum((rows / scale) ** 2, axis=1))
-    return d_state, norm.astype(slot.dtype)
-
-
-_meter.defvjp(_meter_forward, _meter_backward)
+_nudged.defvjp(lambda state, nudge: (state, None), lambda _, d_state: (d_state, d_state))
 
 
 @jax.custom_vjp
@@ -107,9 +101,7 @@ def tapped(cell: Cell, taps: Taps) -> Cell:
     def after(new: Carry, y: Array, taps: Taps) -> tuple[Carry, Array]:
         marked = new
         if taps.nudge is not None:
-            marked = jax.tree.map(jnp.add, marked, taps.nudge)
-        if taps.norms is not None:
-            marked = jax.tree.map(_meter, marked, taps.norms)
+            marked = jax.tree.map(_nudged, marked, taps.nudge)
         pairs = zip(jax.tree.leaves(new), jax.tree.leaves(marked), strict=True)
         return marked, next((leaf for old, leaf in pairs if old is y), y)
 
@@ -169,3 +161,25 @@ def parted(cell: Cell, joined: Array) -> tuple[Array, Carry]:
     y, *rest = jnp.split(joined, list(itertools.accumulate(sizes[:-1])), axis=-1)
     states = [part.reshape(time, *leaf.shape) for part, leaf in zip(rest, leaves, strict=True)]
     return y, jax.tree.unflatten(tree, states)
+
+
+def units(params: Params) -> list[Params]:
+    """The parameters of every unroll of a `Model`, in the order of its `names`."""
+    found = []
+    for layer in params["layers"]:
+        found += [layer["forward"], layer["backward"]] if "forward" in layer else [layer]
+    return found
+
+
+def part_names(cell: Cell) -> tuple[str, ...]:
+    """The names of the parts of a cell's state: ("c", "h") for an LSTM."""
+    like = jax.eval_shape(lambda: cell.carry(1))
+    return tuple(
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree_util.tree_leaves_with_path(like)
+    )
+
+
+def begun(net: Model, carry: Any, rows: int, dtype: Any) -> Any:
+    """The state that a task's window starts from: zero where the task carries none over."""
+    return carry if jax.tree.leaves(carry) else net.carry(rows, dtype)

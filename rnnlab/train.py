@@ -6,6 +6,7 @@ function of the first of them, so that a run that is stopped anywhere goes on bi
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rnnlab import checkpoint, optim, parallel, runfolder, tasks
+from rnnlab import checkpoint, optim, parallel, runfolder, seen, tasks
 from rnnlab import config as configuration
 from rnnlab import step as stepping
 from rnnlab.display import Display
@@ -35,6 +36,8 @@ FREE_ON_RESUME = (
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep",
+    "diagnose.every",
+    "diagnose.saturation",
     "parallel.devices",  # other bits, and a warning, but the same mathematics
 )
 ENDLESS_SCHEDULES = ("constant", "step")
@@ -45,6 +48,8 @@ LATER = {
     "parallel": {"devices": 1},
     "train": {"steps_per_dispatch": 1},
     "model": {"path": "plain", "keep": "preactivations", "precision": "float32"},
+    "optim": {"omega": 0.0},
+    "diagnose": {"every": 0, "saturation": True},
 }
 
 
@@ -74,7 +79,7 @@ def _build(config: Config, kept: Path | None) -> tuple[Task, optim.Optimiser]:
 def optimiser_of(config: Config, values: dict[str, Any]) -> optim.Optimiser:
     """The optimiser of a config, with `values` (see `optim.TRACED`) in place of its own."""
     options = {**config.optim, **values}
-    del options["ema"], options["reduction"]
+    del options["ema"], options["reduction"], options["omega"]
     schedule = optim.schedule(
         kind=options.pop("schedule"),
         steps=config.train.steps,
@@ -169,7 +174,10 @@ def _agreed(given: Config | None, saved: Config | None, workdir: Path) -> Config
 
 def wished(config: Config) -> dict[str, int]:
     """What `parallel` goes by."""
-    return {"requested": config.parallel.devices, "batch": config.train.batch_size}
+    requested = config.parallel.devices
+    if config.optim.omega and not requested:
+        requested = 1  # it is a mean over the whole batch
+    return {"requested": requested, "batch": config.train.batch_size}
 
 
 def _work(config: Config, task: Task) -> float:
@@ -194,17 +202,21 @@ class Single:
         group = config.train.steps_per_dispatch
         if not (group or self.split.devices):
             group = stepping.steps_per_dispatch(_work(config, task))
-        self.group = max(group, 1)
-        self.program = stepping.make(
+        self.group, self.every = max(group, 1), config.diagnose.every
+        made = functools.partial(
+            stepping.make,
             task,
             optimiser,
             average_decay=config.optim.ema,
             reduction=config.optim.reduction,
             log_every=config.train.log_every,
+            omega=config.optim.omega,
             split=self.split,
-            group=self.group,
             signal=signal,
         )
+        self.program = made(group=self.group)
+        watch = seen.watched(config.diagnose)
+        self.watched = made(watch=watch) if watch else None
 
     def begin(self, record: Record) -> None:
         """Take the state over from the record."""
@@ -214,6 +226,11 @@ class Single:
     def advance(self, done: int, most: int) -> tuple[Any, int]:
         """Take one step or more, up to number `most`; (report, the number of the last)."""
         batch, number = self.task.batch(done), done + 1
+        if self.watched is not None:
+            if number % self.every == 0:
+                self.current, report = self.watched(self.current, batch)
+                return report, number
+            most = min(most, done // self.every * self.every + self.every - 1)
         if self.group > 1:
             number = min(done + self.group, most)
             batch = [batch, *map(self.task.batch, range(done + 1, number))]
@@ -222,7 +239,11 @@ class Single:
 
     def reports(self, report: Any) -> list[dict[str, float]]:
         """A report of `advance`, record by record; it waits for its step."""
-        return [{name: float(value) for name, value in report.items()}]
+        return [{name: float(value) for name, value in report.items() if name != "seen"}]
+
+    def seen(self, report: Any) -> list[Any]:
+        """What a step that looked at its gradients saw, record by record; see `rnnlab.seen`."""
+        return [jax.tree.map(np.asarray, report["seen"])]
 
     def caught(self, report: Any) -> int | None:
         """The signal to stop for, which each process has after the same report."""
@@ -275,12 +296,17 @@ def loop(crew: Any, config: Any, *, display: Display, again: str, until: int = 0
             if not alive:
                 raise error
 
-    def log(report: Any) -> None:
-        found = crew.reports(report)
-        crew.logged([records[i].log(found[i]) for i in alive])
+    def log(report: Any, number: int) -> None:
+        if number % config.log_every == 0:
+            found = crew.reports(report)
+            crew.logged([records[i].log(found[i]) for i in alive])
+        if crew.every and number % crew.every == 0:
+            looks = crew.seen(report)
+            for i in alive:
+                records[i].diagnosed(number, looks[i])
 
     end = min(until or config.steps, config.steps)
-    before = pending = None  # reports: of the dispatch before, and of one that awaits its row
+    before = pending = None  # reports: of the dispatch before, and of one that awaits its rows
     while done < end:
         most = min(end, *((done // n + 1) * n for n in every if n))
         report, number = crew.advance(done, most)
@@ -294,10 +320,11 @@ def loop(crew: Any, config: Any, *, display: Display, again: str, until: int = 0
         if before is not None:
             check(before)
         if pending is not None:
-            log(pending)
+            log(*pending)
         # Of several processes one may have the signal: they learn it from the same report.
         received = crew.caught(before)
-        before, pending = report, report if done % config.log_every == 0 else None
+        due = [n for n in (config.log_every, crew.every) if n and done % n == 0]
+        before, pending = report, (report, done) if due else None
         display.tick(done)
         # What falls on this step is done even now: the rows of a run do not depend on signals.
         last = done == end
@@ -306,7 +333,7 @@ def loop(crew: Any, config: Any, *, display: Display, again: str, until: int = 0
             continue
         check(report)
         if pending is not None:
-            log(pending)
+            log(*pending)
             pending = None
         paused = time.monotonic()
         if evaluate:

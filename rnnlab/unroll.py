@@ -103,9 +103,10 @@ def unroll(
         reset = leaving(reset, valid)
     # Drawn here and not in `window`, so that chunks see what the whole window sees.
     noise = None if key is None else cell.noise(key, time, batch)
+    given: Any = x
     if taps is not None:
-        cell, x = tapped(cell, taps), (x, taps._replace(whole=None))
-    steps = (x, valid, reset, noise)
+        cell, given = tapped(cell, taps), (x, taps._replace(whole=None))
+    steps = (given, valid, reset, noise)
     fast = path == "auto" and bptt.separate(cell)
 
     def window(carry: Carry, inputs: Any) -> tuple[Carry, Array]:

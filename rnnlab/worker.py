@@ -23,6 +23,8 @@ PATIENCE = 2.0  # seconds a worker is given to end by itself
 # library -> (module, class) of rnnlab.contenders, and what its constructor gets
 CONTENDERS = {
     "rnnlab": ("own", "Own", {"path": "auto"}),
+    "rnnlab-flow": ("own", "Own", {"path": "auto", "watch": "flow"}),
+    "rnnlab-watched": ("own", "Own", {"path": "auto", "watch": "all"}),
     "rnnlab-plain": ("own", "Own", {"path": "plain"}),
     "flax": ("flax_nnx", "Flax", {}),
     "torch": ("torch_nn", "Torch", {"compiled": False}),

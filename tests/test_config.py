@@ -36,6 +36,7 @@ def get_config():
         config.train[name] = 0
     config.train.steps_per_dispatch = 0
     config.parallel = ConfigDict({"devices": 0})
+    config.diagnose = ConfigDict({"every": 0, "saturation": True})
     return config.lock()
 """
 

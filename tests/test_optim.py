@@ -110,7 +110,7 @@ def test_clip_above_the_threshold_is_g_T_over_norm(threshold, seed, ratio):
     assert recorded.clipped
 
 
-@pytest.mark.parametrize("kind", optim.CLIPS)
+@pytest.mark.parametrize("kind", [kind for kind in optim.CLIPS if kind != "soft"])
 def test_clip_below_the_threshold_changes_no_bit(kind):
     grads = tree(3, 1.0, np.float32)
     grads["readout"]["kernel"][0, 0] = -0.0
@@ -130,6 +130,23 @@ def test_an_infinite_threshold_changes_no_bit(kind):
         assert_same_bits(after, grads)
         assert not recorded.clipped
         assert np.isinf(recorded.norm) == (scale == 3e38)
+
+
+@pytest.mark.parametrize("size", [1e-30, 0.5, 2.0, 1e30])
+def test_the_soft_clip_is_g_T_over_T_plus_its_norm(size):
+    grads = tree(3, 1.0, np.float32)
+    grads = times(grads, np.float32(size / norm_of(grads)))
+    after, recorded = clipped("soft", 2.0, grads)
+    norm = float(norm_of(grads))
+    jax.tree.map(
+        lambda a, g: np.testing.assert_allclose(
+            a, g / norm * (norm * 2.0 / (2.0 + norm)), rtol=3e-6
+        ),
+        after,
+        grads,
+    )
+    np.testing.assert_allclose(recorded.norm, norm, rtol=1e-6)
+    assert recorded.clipped
 
 
 def groups_of(whole, kind):

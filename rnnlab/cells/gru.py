@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab import parts
+from rnnlab.parts import named
 from rnnlab.types import Array, Cell, UsageError
 
 PRESETS = {
@@ -59,15 +60,16 @@ def make(*, reset: str = "after", **common: Any) -> Cell:
 
     def recur_before(product, h, a):
         gates = product(h, slice(0, 2 * hidden))
-        q = jax.nn.sigmoid(a[..., :hidden] + gates[..., :hidden])
+        q = named(jax.nn.sigmoid(a[..., :hidden] + gates[..., :hidden]), "reset gate")
         return jnp.concatenate([gates, product(q * h, slice(2 * hidden, None))], axis=-1)
 
     def pointwise(params, carry, pre, drop):
         q, u, (a_n, r_n) = pre
         if reset == "after":
-            r_n = jax.nn.sigmoid(q) * r_n
-        keep = jax.nn.sigmoid(u)
-        return Carry(h=keep * carry.h + (1.0 - keep) * drop(jnp.tanh(a_n + r_n)))
+            r_n = named(jax.nn.sigmoid(q), "reset gate") * r_n
+        keep = named(jax.nn.sigmoid(u), "update gate")
+        candidate = named(jnp.tanh(a_n + r_n), "candidate")
+        return Carry(h=keep * carry.h + (1.0 - keep) * drop(candidate))
 
     return parts.build(
         "gru",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab import parts
+from rnnlab.parts import named
 from rnnlab.types import Array, Cell
 
 PRESETS = {
@@ -57,13 +58,19 @@ def make(*, peepholes: bool = False, **common: Any) -> Cell:
         if peepholes:
             i = i + params["peepholes"][0] * carry.c
             f = f + params["peepholes"][1] * carry.c
-        c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * drop(jnp.tanh(g))
+        forget, write = (
+            named(jax.nn.sigmoid(f), "forget gate"),
+            named(jax.nn.sigmoid(i), "input gate"),
+        )
+        c = forget * carry.c + write * drop(named(jnp.tanh(g), "candidate"))
         if peepholes:
             o = o + params["peepholes"][2] * c
         read = c
         if options.layer_norm:
             read = parts.layer_norm(c, params["norm_c"]) + params["bias_c"]
-        return Carry(c=c, h=jax.nn.sigmoid(o) * jnp.tanh(read))
+        return Carry(
+            c=c, h=named(jax.nn.sigmoid(o), "output gate") * named(jnp.tanh(read), "tanh(c)")
+        )
 
     return parts.build(
         "lstm", pointwise, Carry, gates=4, options=options, keeping_gate=1, extra=extra

@@ -40,6 +40,6 @@ def make(*, activation: str = "tanh", **common: Any) -> Cell:
     act = activations[activation]
 
     def pointwise(params, carry, pre, drop):
-        return Carry(h=act(pre[0]))
+        return Carry(h=parts.named(act(pre[0]), "state"))
 
     return parts.build("rnn", pointwise, Carry, gates=1, options=options, keeping_gate=None)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab import parts
+from rnnlab.parts import named
 from rnnlab.types import Array, Cell
 
 
@@ -25,7 +26,8 @@ def make(**common: Any) -> Cell:
 
     def pointwise(params, carry, pre, drop):
         gate, candidate = pre
-        keep = jax.nn.sigmoid(gate)
-        return Carry(h=keep * carry.h + (1.0 - keep) * drop(jnp.tanh(candidate)))
+        keep = named(jax.nn.sigmoid(gate), "update gate")
+        new = named(jnp.tanh(candidate), "candidate")
+        return Carry(h=keep * carry.h + (1.0 - keep) * drop(new))
 
     return parts.build("ugrnn", pointwise, Carry, gates=2, options=options, keeping_gate=0)

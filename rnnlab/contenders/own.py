@@ -10,7 +10,7 @@ import optax
 
 from rnnlab import interop, metrics, model, optim, parallel, sample, step
 from rnnlab.contenders import CLIP, LEARNING_RATE, TEMPERATURE, Case, Contender, tokens
-from rnnlab.types import Model, Params, Task
+from rnnlab.types import Model, Params, Probe, Task
 
 # The biases are no zeros: a gate out of place would hide behind them.
 DRAWN = {
@@ -38,9 +38,9 @@ def task_of(case: Case, net: Model, weights: Params) -> Task:
     """The task: one batch again and again, from a zero state each time, from these weights."""
     inputs, targets = tokens(case)
 
-    def loss(params: Params, carry: Any, batch: Any, key: Any) -> tuple[Any, Any]:
+    def loss(params: Params, carry: Any, batch: Any, key: Any, taps: Any = None) -> tuple[Any, Any]:
         inputs = batch["inputs"]  # of a share of the rows, where the step is split
-        _, logits = net.apply(params, net.carry(inputs.shape[1]), inputs, key=key)
+        _, logits = net.apply(params, net.carry(inputs.shape[1]), inputs, key=key, taps=taps)
         return carry, metrics.sums(("loss",), logits, batch["targets"])
 
     return Task(
@@ -56,7 +56,14 @@ def task_of(case: Case, net: Model, weights: Params) -> Task:
         facts=dict,
         fingerprint={},
         unit="char",
+        probe=Probe(net, lambda batch: {"x": batch["inputs"]}, losses),
     )
+
+
+def losses(logits: Any, batch: Any) -> tuple[Any, Any]:
+    """See `rnnlab.types.Probe`."""
+    values = metrics.cross_entropy(logits, batch["targets"])
+    return values, jnp.ones_like(values)
 
 
 def leaves(tree: Any) -> dict[str, np.ndarray]:
@@ -79,9 +86,9 @@ class Own(Contender):
 
     ahead = True
 
-    def __init__(self, *, threads: int, path: str):
+    def __init__(self, *, threads: int, path: str, watch: str = ""):
         del threads  # the environment has told XLA
-        self.path = path
+        self.path, self.watch = path, watch
 
     # The reference
 
@@ -185,7 +192,13 @@ class Own(Contender):
             schedule=optax.constant_schedule(LEARNING_RATE),
         )
         self.train_step: Any = step.make(
-            self.task, optimiser, average_decay=0.0, reduction="mean", log_every=50, split=split
+            self.task,
+            optimiser,
+            average_decay=0.0,
+            reduction="mean",
+            log_every=50,
+            watch=self.watch,
+            split=split,
         )
         self.state = parallel.place(split, step.start(self.task, optimiser, seed=0, average=False))
         self.batch, self.report = self.task.batch(0), None

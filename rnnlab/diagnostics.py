@@ -1,0 +1,251 @@
+"""What the gradients of a model do over time: how they flow, what truncation and clipping change.
+
+Everything is measured on a task's own batch and loss, by `rnnlab.taps` and ordinary backward passes,
+for any cell and stack. Inside one layer see `rnnlab.dynamics` and `rnnlab.saturation`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab import optim, taps
+from rnnlab.types import Array, Carry, Model, Params, Probe, UsageError
+
+FADED = 0.01  # of its first value: how small a gradient counts as gone
+
+
+def _each(net: Model, make: Callable[[], taps.Taps]) -> list[taps.Taps]:
+    return [make() for _ in net.names]
+
+
+def _loss(probe: Probe, carry: Carry, batch: Any) -> Callable[..., Array]:
+    """(params, taps) -> the mean loss of a batch, without noise."""
+
+    def loss(params: Params, seen: Sequence[taps.Taps | None] | None = None) -> Array:
+        _, rows, dtype = _sizes(probe, params, batch)
+        start = taps.begun(probe.net, carry, rows, dtype)
+        _, outputs = probe.net.apply(params, start, **probe.inputs(batch), taps=seen)
+        values, weights = probe.losses(outputs, batch)
+        return (values * weights).sum() / weights.sum()
+
+    return loss
+
+
+class Flow(NamedTuple):
+    """How the gradient of a loss flows back through one layer."""
+
+    layer: str
+    parts: tuple[str, ...]  # of the state, P
+    norms: np.ndarray  # [P, T, B], |dL/ds_t| of each row
+    last: np.ndarray  # int [B], the step whose loss it is the gradient of; -1: of all of them
+
+    def by_lag(self) -> np.ndarray:
+        """[P, K]: the norm k steps before the last one, the geometric mean over the rows.
+
+        nan from the first lag on that some row does not have; 0 where a row's gradient is 0.
+        """
+        count = int(self.last.min()) + 1
+        rows = np.arange(self.norms.shape[2])
+        steps = self.last[None, :] - np.arange(count)[:, None]  # [K, B]
+        with np.errstate(divide="ignore"):
+            return np.exp(np.log(self.norms[:, steps, rows[None, :]].astype(np.float64)).mean(-1))
+
+    def reach(self, share: float = FADED) -> list[int | None]:
+        """For each part the first lag at which the gradient has fallen to `share` of that at lag 0;
+        None if it does not within the window."""
+        found: list[int | None] = []
+        for curve in self.by_lag():
+            below = np.nonzero(curve <= share * curve[0])[0]
+            found.append(int(below[0]) if len(below) and curve[0] > 0 else None)
+        return found
+
+
+def flow(
+    probe: Probe, params: Params, carry: Carry, batch: Any, *, last: bool = False
+) -> list[Flow]:
+    """|dL/ds_t| for every layer (and direction), part of the state, step and row: dL/dh_t, dL/dc_t.
+
+    Pascanu et al. 2013, eq. 3-5, by one backward pass. L is the mean loss of the batch; with `last`
+    the mean over the rows of the loss at each row's last scored step alone, whose gradient shows how
+    far back one error is felt.
+    """
+
+    time, rows, dtype = _sizes(probe, params, batch)
+    cell, start = probe.net.cell, taps.begun(probe.net, carry, rows, dtype)
+
+    def objective(seen: Any) -> tuple[Array, Array]:
+        _, outputs = probe.net.apply(params, start, **probe.inputs(batch), taps=seen)
+        values, weights = probe.losses(outputs, batch)
+        steps = jnp.arange(values.shape[0])[:, None]
+        final = jnp.where(weights > 0, steps, -1).max(axis=0)  # [B]
+        if last:
+            weights = jnp.where(steps == final, weights, 0)
+        else:
+            final = jnp.full_like(final, -1)
+        return (values * weights).sum() / weights.sum(), final
+
+    seen = _each(probe.net, lambda: taps.nudge(cell, time, rows, dtype))
+    found, final = jax.jit(jax.grad(objective, has_aux=True))(seen)
+    return [
+        Flow(
+            layer,
+            taps.part_names(cell),
+            np.stack([np.asarray(leaf) for leaf in jax.tree.leaves(taps.norms(each.nudge))]),
+            np.asarray(final),
+        )
+        for layer, each in zip(probe.net.names, found, strict=True)
+    ]
+
+
+def _sizes(probe: Probe, params: Params, batch: Any) -> tuple[int, int, Any]:
+    time, rows = probe.inputs(batch)["x"].shape[:2]
+    return time, rows, jax.tree.leaves(params)[0].dtype
+
+
+class Share(NamedTuple):
+    """What each time step adds to the gradient of a layer's parameters."""
+
+    layer: str
+    norms: dict[str, np.ndarray]  # parameter -> [T], the norm of what step t adds
+    parts: dict[str, np.ndarray]  # parameter -> [T], <g_t, g> / |g|^2; it adds up to 1
+
+
+def shares(probe: Probe, params: Params, carry: Carry, batch: Any) -> list[Share]:
+    """g = sum_t g_t for every parameter of every layer: |g_t| and the share <g_t, g> / |g|^2.
+
+    g_t is the gradient of the loss by the copy of the parameter that step t uses, were it not shared
+    over time (Pascanu et al. 2013, eq. 4). A share may be negative: such a step pulls the other way.
+    For the cells alone, by the plain path; the readout's is no recurrence. One-directional stacks.
+
+    Raises UsageError for a bidirectional model.
+    """
+    if not probe.net.causal:
+        raise UsageError("the share of a step in the gradient needs a model of one direction")
+    loss = _loss(probe, carry, batch)
+    time, _, dtype = _sizes(probe, params, batch)
+
+    @jax.jit
+    def found(params: Params) -> Any:
+        whole = jax.grad(loss)(params)["layers"]
+        slots = [
+            taps.Taps(
+                shares=jax.tree.map(lambda leaf: jnp.zeros((time, 2), dtype), layer),
+                whole=gradient,
+            )
+            for layer, gradient in zip(params["layers"], whole, strict=True)
+        ]
+        sizes = jax.tree.map(lambda g: jnp.sum(g**2), whole)
+        return [each.shares for each in jax.grad(loss, argnums=1)(params, slots)], sizes
+
+    result = []
+    for layer, slots, sizes in zip(probe.net.names, *found(params), strict=True):
+        norms = {name: np.asarray(pair[:, 0]) for name, pair in slots.items()}
+        parts = {
+            name: np.asarray(pair[:, 1]) / max(float(sizes[name]), np.finfo(np.float32).tiny)
+            for name, pair in slots.items()
+        }
+        result.append(Share(layer, norms, parts))
+    return result
+
+
+class Truncation(NamedTuple):
+    """The gradient of truncated BPTT beside that of the whole window, by window length."""
+
+    windows: np.ndarray  # int [W]
+    cosine: np.ndarray  # [W], between the two, over all parameters
+    bias: np.ndarray  # [W], |g_w - g| / |g|
+    ratio: np.ndarray  # [W], |g_w| / |g|
+    recurrent: np.ndarray  # [W], the cosine over the layers' parameters that a step multiplies by
+
+
+def truncation(
+    probe: Probe, params: Params, carry: Carry, batch: Any, *, windows: Sequence[int]
+) -> Truncation:
+    """Bias and direction of the truncated gradient (Williams and Peng 1990; Tallec and Ollivier 2018).
+
+    windows: lengths w; the state is handed on at steps w, 2w ..., and no gradient passes there, as in
+        training by windows of w. The weights stay the same throughout. The reference is full BPTT
+        over the batch's window.
+
+    Raises UsageError for a window below 1, or a model that is bidirectional.
+    """
+    if min(windows) < 1:
+        raise UsageError(f"a window has at least 1 step, got {min(windows)}")
+    if not probe.net.causal:
+        raise UsageError("truncation needs a model of one direction")
+    loss = _loss(probe, carry, batch)
+    time, rows, _ = _sizes(probe, params, batch)
+
+    @jax.jit
+    def gradient(params: Params, length: Array) -> Params:
+        steps = jnp.arange(time)[:, None]
+        cut = jnp.broadcast_to((steps > 0) & (steps % length == 0), (time, rows))
+        return jax.grad(loss)(params, _each(probe.net, lambda: taps.Taps(cut=cut)))
+
+    def compared(part: Params, whole: Params) -> tuple[float, ...]:
+        g_w, g = (
+            np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+            for tree in (part, whole)
+        )
+        size, other = np.linalg.norm(g), np.linalg.norm(g_w)
+        if not size > 0 or not other > 0:
+            return np.nan, np.nan, np.nan
+        apart = np.linalg.norm(g_w - g)
+        return float(g @ g_w / (size * other)), float(apart / size), float(other / size)
+
+    def recurrent(tree: Params) -> Any:
+        return [layer.get("kernel_h", layer) for layer in tree["layers"]]
+
+    whole = gradient(params, jnp.asarray(time))
+    found = [gradient(params, jnp.asarray(w)) for w in windows]
+    rows_of = np.array([compared(g, whole) for g in found])
+    inner = np.array([compared(recurrent(g), recurrent(whole))[0] for g in found])
+    cosine, bias, ratio = rows_of.T
+    return Truncation(np.array(windows), cosine, bias, ratio, inner)
+
+
+class Clipping(NamedTuple):
+    """What a clip does to the gradients of several batches."""
+
+    kind: str
+    threshold: float
+    norms: np.ndarray  # [N], before the clip
+    factor: np.ndarray  # [N], |clipped| / |g|: what is left of the learning rate
+    cosine: np.ndarray  # [N], between the two: 1 where the direction is kept
+
+
+def gradients(
+    probe: Probe, params: Params, carry: Carry, batches: Sequence[Any], *, scale: float = 1.0
+) -> list[Params]:
+    """The gradient of each batch, of `scale` times its mean loss."""
+    gradient = jax.jit(
+        lambda params, batch: jax.grad(
+            lambda params: scale * _loss(probe, carry, batch)(params, None)
+        )(params)
+    )
+    return [gradient(params, batch) for batch in batches]
+
+
+def clipping(grads: Sequence[Params], params: Params, *, kind: str, threshold: float) -> Clipping:
+    """What `optim.clip(kind, threshold)` does to these gradients.
+
+    Raises UsageError for another kind or a threshold that is not > 0.
+    """
+    rule = optim.clip(kind, threshold)
+
+    @jax.jit
+    def one(g: Params) -> tuple[Array, Array, Array]:
+        clipped, _ = rule.update(g, rule.init(params), params)
+        norm, left = optim.global_norm(g), optim.global_norm(clipped)
+        safe, other = jnp.where(norm > 0, norm, 1), jnp.where(left > 0, left, 1)
+        inner = sum(
+            jnp.sum((a / safe) * (b / other))
+            for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(clipped), strict=True)
+        )
+        return norm, left / safe, jnp.where((norm > 0) & (left > 0), inner, 1.0)
+
+    found = np.array([[float(v) for v in one(g)] for g in grads])
+    return Clipping(kind, threshold, *found.T)
