@@ -45,8 +45,14 @@ class Flow(NamedTuple):
     def by_lag(self) -> np.ndarray:
         """[P, K]: the norm k steps before the last one, the geometric mean over the rows.
 
-        nan from the first lag on that some row does not have; 0 where a row's gradient is 0.
+        As many as the row with the fewest steps has; 0 where a row's gradient is 0.
+
+        Raises UsageError for the gradient of all steps' losses, which has no lag.
         """
+        if (self.last < 0).any():
+            raise UsageError(
+                "a lag is counted back from the loss of the last scored step: last=True"
+            )
         count = int(self.last.min()) + 1
         rows = np.arange(self.norms.shape[2])
         steps = self.last[None, :] - np.arange(count)[:, None]  # [K, B]

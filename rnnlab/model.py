@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rnnlab import cells, initialisers, parts
 from rnnlab.bptt import KEEP
 from rnnlab.precision import matmul
-from rnnlab.taps import Seen, Taps, parted, recorded
+from rnnlab.taps import Seen, Taps, parted
 from rnnlab.types import Array, Cell, Model, Params, UsageError
 from rnnlab.unroll import PATHS, sqrt_chunk, unroll
 
@@ -176,8 +176,9 @@ def make(
             else list(jax.random.split(key, 2 * layers + 2))
         )
         how = {"chunk": chunk, "path": path, "keep": keep}
-        cell = recorded(unit) if record else unit
-        over = functools.partial(unroll, cell, lengths=lengths, mask=mask, reset=reset, **how)
+        over = functools.partial(
+            unroll, unit, lengths=lengths, mask=mask, reset=reset, record=record, **how
+        )
         asked = iter(taps or (None,) * len(names))
         seen: list[Seen] = []
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab import bptt, cudnn
-from rnnlab.taps import Taps, tapped
+from rnnlab.taps import Taps, recorded, tapped
 from rnnlab.types import Array, Carry, Cell, Params, UsageError
 
 PATHS = ("auto", "plain", "cudnn")
@@ -52,6 +52,7 @@ def unroll(
     reverse: bool = False,
     key: Array | None = None,
     taps: Taps | None = None,
+    record: bool = False,
     chunk: int = 0,
     path: str = "auto",
     keep: str = "preactivations",
@@ -69,6 +70,7 @@ def unroll(
     reverse: run from right to left; y[t] still belongs to x[t].
     key: PRNG key of the noise inside the cell; None in evaluation.
     taps: what to see of the gradient; see `rnnlab.taps`. The values stay the same.
+    record: y comes with the states beside it, for `rnnlab.taps.parted`.
     chunk: > 0: rematerialise. Only the carry at every `chunk`-th step is kept for the backward
         pass, the rest is computed again; a chunk near sqrt(T) (`sqrt_chunk`) makes the memory of
         the backward pass grow as sqrt(T) beyond x and y themselves (Chen et al. 2016).
@@ -89,8 +91,8 @@ def unroll(
         raise UsageError(f"keep must be one of {', '.join(bptt.KEEP)}, got '{keep}'")
     if path == "cudnn":
         options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
-        if taps is not None:
-            raise UsageError("cuDNN shows nothing of the gradient inside: set model.path to auto")
+        if taps is not None or record:
+            raise UsageError("cuDNN shows nothing of what is inside: set model.path to auto")
         return cudnn.run(cell, params, x, carry, chunk=chunk, **options)
     time, batch = x.shape[:2]
     if carry is None:
@@ -106,6 +108,8 @@ def unroll(
     given: Any = x
     if taps is not None:
         cell, given = tapped(cell, taps), (x, taps._replace(whole=None))
+    if record:  # of what the taps made of it
+        cell = recorded(cell)
     steps = (given, valid, reset, noise)
     fast = path == "auto" and bptt.separate(cell)
 

@@ -171,7 +171,7 @@ def test_what_is_recorded_is_the_output_and_every_state(name):
     cell = cells.get(name, hidden=H)
     params, carry, x, _, _ = setting(cell)
     final, y = unroll(cell, params, x, carry)
-    again, joined = unroll(taps.recorded(cell), params, x, carry)
+    again, joined = unroll(cell, params, x, carry, record=True)
     found, states = taps.parted(cell, joined)
     assert (found == y).all()
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), again, final)
@@ -183,3 +183,20 @@ def test_cudnn_is_refused():
     params, carry, x, _, _ = setting(cell)
     with pytest.raises(UsageError, match="cuDNN shows nothing"):
         unroll(cell, params, x, carry, taps=taps.nudge(cell, T, B), path="cudnn")
+
+
+@pytest.mark.parametrize("path", ["auto", "plain"])
+@pytest.mark.parametrize("name", cells.names())
+def test_recording_changes_no_gradient(name, path):
+    """The output beside the recorded states is the tapped one, and so has its gradient."""
+    cell = cells.get(name, hidden=H)
+    params, carry, x, weights, _ = setting(cell)
+
+    def loss(seen, record):
+        _, y = unroll(cell, params, x, carry, taps=seen, record=record, path=path)
+        y = taps.parted(cell, y)[0] if record else y
+        return (weights * y).sum()
+
+    slots = taps.nudge(cell, T, B, jnp.float64)
+    found = [quick_jit(jax.grad(lambda s, r=r: loss(s, r)))(slots).nudge for r in (False, True)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), *found)

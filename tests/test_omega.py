@@ -1,0 +1,154 @@
+"""Pascanu's regulariser against Jacobians that are written out, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnlab import cells, model, omega
+from rnnlab.types import Probe
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes", "float64")
+
+T, B, D, H, V = 6, 3, 4, 5, 2
+
+
+def probed(cell="rnn", layers=1, **inputs):
+    net = model.make(input_size=D, output_size=V, cell=cell, hidden=H, layers=layers, input="dense")
+    weights = jnp.zeros((T, B)).at[-1].set(1.0)  # the error of the last step alone
+
+    def losses(outputs, batch):
+        return ((outputs - batch["targets"]) ** 2).sum(-1), weights
+
+    probe = Probe(net, lambda batch: {"x": batch["x"], **inputs}, losses)
+    params = net.init(jax.random.key(0), jnp.float64)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: p + jnp.asarray(0.3 * rng.normal(size=p.shape)), params)
+    batch = {
+        "x": jnp.asarray(rng.normal(size=(T, B, D))),
+        "targets": jnp.asarray(rng.normal(size=(T, B, V))),
+    }
+    return probe, params, batch
+
+
+def flat(carry):
+    return jnp.concatenate(jax.tree.leaves(carry), axis=-1)
+
+
+def by_hand(probe, params, batch, skip=lambda k, b: False):
+    """Omega of a model of one layer, every Jacobian written out."""
+    cell, layer = probe.net.cell, params["layers"][0]
+    terms = []
+    for b in range(B):
+        like = cell.carry(1, jnp.float64)
+        leaves, tree = jax.tree.flatten(like)
+        sizes = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1]
+
+        def whole(s, tree=tree, sizes=sizes):
+            return jax.tree.unflatten(tree, [part[None] for part in jnp.split(s, sizes)])
+
+        z = cell.project(layer, batch["x"][:, b : b + 1], None)
+
+        def step(s, k, whole=whole, z=z):
+            new, _ = cell.step(layer, whole(s), jax.tree.map(lambda a: a[k], z))
+            return flat(new)[0]
+
+        def error(s, k, b=b, step=step, whole=whole):  # from the state after step k on
+            for later in range(k + 1, T):
+                s = step(s, later)
+            out = whole(s).h @ params["readout"]["kernel"] + params["readout"]["bias"]
+            return ((out[0] - batch["targets"][-1, b]) ** 2).sum() / B
+
+        s = flat(like)[0]
+        for k in range(T):
+            jacobian = jax.jacrev(step)(s, k)
+            s = step(s, k)
+            d = jax.grad(error)(s, k)
+            if not skip(k, b):
+                terms.append((jnp.linalg.norm(d @ jacobian) / jnp.linalg.norm(d) - 1) ** 2)
+    return float(np.mean(terms))
+
+
+@pytest.mark.parametrize("cell", cells.names())
+def test_it_is_the_equation_of_the_paper(cell):
+    probe, params, batch = probed(cell)
+    found = jax.jit(lambda p: omega.penalty(probe, p, (), batch))(params)
+    np.testing.assert_allclose(found, by_hand(probe, params, batch), rtol=1e-9)
+
+
+def test_a_reset_and_a_step_that_does_not_exist_do_not_count():
+    reset = jnp.zeros((T, B), bool).at[3, 1].set(True)
+    cut, params, batch = probed(reset=reset)
+    rows = probed()[0]
+    assert np.isfinite(omega.penalty(cut, params, (), batch))
+    lengths = jnp.asarray([T, T, 2])
+    short = probed(lengths=lengths)[0]
+    expected = by_hand(rows, params, batch, skip=lambda k, b: b == 2)
+    # Row 2 has no error at the last step, so no gradient at all: it is below the bound.
+    np.testing.assert_allclose(omega.penalty(short, params, (), batch), expected, rtol=1e-9)
+
+
+def test_an_orthogonal_linear_map_costs_nothing_and_a_scaled_one_its_square():
+    cell = cells.get("rnn", hidden=H, activation="relu")
+    *_, batch = probed()
+    linear = cell._replace(
+        step=lambda p, carry, z: (carry._replace(h=(h := carry.h @ p["kernel_h"] + z.a)), h),
+        operand=None, product=None, merge=None, gates=None,
+    )  # fmt: skip
+    layer = linear.init(jax.random.key(0), D, jnp.float64)
+    orthogonal = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (H, H), jnp.float64))[0]
+    for scale in (1.0, 0.5, 1.25):
+        d = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, H)))
+        seen = omega.taps.Seen(
+            batch["x"],
+            linear.carry(B, jnp.float64),
+            linear.carry(B, jnp.float64)._replace(h=0 * d),
+        )
+        found = omega._of_layer(
+            linear,
+            layer | {"kernel_h": scale * orthogonal},
+            seen,
+            linear.carry(B, jnp.float64)._replace(h=d),
+            jnp.ones((T, B), bool),
+        )
+        np.testing.assert_allclose(found, (scale - 1) ** 2, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_its_gradient_holds_states_errors_and_inputs(cell):
+    """By central differences of Omega with everything else held where it was."""
+    probe, params, batch = probed(cell)
+    gradient = jax.grad(lambda p: omega.penalty(probe, p, (), batch))(params)
+    assert (gradient["layers"][0]["kernel_x"] == 0).all()  # it reaches J_k by the input alone
+    assert (gradient["readout"]["kernel"] == 0).all()
+    where, step = (1, 2), 1e-6
+
+    def held(value):
+        kernel = params["layers"][0]["kernel_h"]
+        layer = params["layers"][0] | {"kernel_h": kernel.at[where].add(value)}
+        moved = {"layers": [layer]}
+        *_, seen = probe.net.watch(params, probe.net.carry(B, jnp.float64), batch["x"])
+
+        def error(slots):
+            _, outputs = probe.net.apply(
+                params, probe.net.carry(B, jnp.float64), batch["x"], taps=slots
+            )
+            values, weights = probe.losses(outputs, batch)
+            return (values * weights).sum() / weights.sum()
+
+        slots = [omega.taps.nudge(probe.net.cell, T, B, jnp.float64)]
+        d = jax.grad(error)(slots)[0].nudge
+        # The input's share is held: it is projected with the old parameters, and they agree in it.
+        return omega._of_layer(
+            probe.net.cell, moved["layers"][0], seen[0], d, jnp.ones((T, B), bool)
+        )
+
+    numeric = (held(step) - held(-step)) / (2 * step)
+    np.testing.assert_allclose(gradient["layers"][0]["kernel_h"][where], numeric, rtol=1e-5)
+
+
+def test_layers_add_up():
+    probe, params, batch = probed("gru", layers=2)
+    found = omega.penalty(probe, params, (), batch)
+    assert float(found) > 0
+    assert np.isfinite(found)
