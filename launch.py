@@ -16,6 +16,7 @@ examples:
                             --config.optim.clip_norm=5.0
   python launch.py evaluate --workdir=runs/mine
   python launch.py sample   --workdir=runs/mine --prime="def " --length=500 --temperature=0.8
+  python launch.py diagnose --workdir=runs/mine
   python launch.py bench    step --cells=lstm --shapes=2x128xB50xT50
 
 exit codes:
@@ -80,7 +81,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="launch.py",
-        description="Train, evaluate, sample and time recurrent neural networks.",
+        description="Train, evaluate, sample, diagnose and time recurrent neural networks.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -245,6 +246,36 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--workdir", required=True, metavar="DIR", help="the sweep's folder")
 
+    diagnose = verb(
+        "diagnose",
+        "tell what the gradients of a model do, and why",
+        "Of a trained run (--workdir), or of a config at initialisation (--config): gradient flow, "
+        "saturation, truncation, clipping, the dynamics of each layer. Writes diagnosis.md and its "
+        "figures.",
+    )
+    diagnose.add_argument("--workdir", metavar="DIR", help="the run's folder")
+    diagnose.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        default="best",
+        help="of the run: best, latest, or a step (default: best)",
+    )
+    diagnose.add_argument("--config", metavar="FILE", help="config file, instead of a run")
+    diagnose.add_argument("--config.KEY", metavar="VALUE", help="set a key of the config")
+    diagnose.add_argument(
+        "--window",
+        type=int,
+        default=0,
+        metavar="T",
+        help="time steps to look at (default: 4 windows of training where the state is carried from "
+        "one to the next, else 1)",
+    )
+    diagnose.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where to write (default: diagnosis in the run's folder, or runs/NAME.initial)",
+    )
+
     bench = verb(
         "bench",
         "time rnnlab beside PyTorch and Flax, on the CPU",
@@ -355,6 +386,26 @@ def run_report(flags: argparse.Namespace) -> None:
     say(report.write(Path(flags.workdir)))
 
 
+def run_diagnose(flags: argparse.Namespace, changes: list[str]) -> None:
+    from rnnlab import config, diagnose
+    from rnnlab.types import UsageError
+
+    if bool(flags.config) == bool(flags.workdir):
+        raise UsageError("diagnose needs --workdir=DIR with a run, or --config=FILE, and not both")
+    if changes and not flags.config:
+        raise UsageError("--config.KEY is for --config=FILE: a run has its own config")
+    if flags.workdir:
+        workdir = Path(flags.workdir)
+        subject = diagnose.of_run(workdir, flags.checkpoint, flags.window, warn)
+        folder = workdir / "diagnosis"
+    else:
+        name = Path(flags.config).stem
+        subject = diagnose.of_config(config.load(flags.config, changes), name, flags.window)
+        folder = Path(f"runs/{name}.initial")
+    path = diagnose.write(subject, Path(flags.out) if flags.out else folder, say=say)
+    say(f"the diagnosis is in {path}")
+
+
 def run_evaluate(flags: argparse.Namespace) -> None:
     from rnnlab import runfolder, train
 
@@ -406,8 +457,8 @@ def main(arguments: list[str]) -> int:
     changes, rest = overrides(arguments)
     top = parser()
     flags = top.parse_args(rest)
-    if changes and flags.verb not in ("train", "sweep"):
-        top.error(f"--config.KEY is for train and sweep, not for {flags.verb}")
+    if changes and flags.verb not in ("train", "sweep", "diagnose"):
+        top.error(f"--config.KEY is for train, sweep and diagnose, not for {flags.verb}")
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character of the text
@@ -421,6 +472,8 @@ def main(arguments: list[str]) -> int:
             run_train(flags, changes)
         elif flags.verb == "sweep":
             return run_sweep(flags, changes)
+        elif flags.verb == "diagnose":
+            run_diagnose(flags, changes)
         else:
             verbs = {
                 "evaluate": run_evaluate,

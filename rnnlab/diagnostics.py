@@ -60,13 +60,19 @@ class Flow(NamedTuple):
             return np.exp(np.log(self.norms[:, steps, rows[None, :]].astype(np.float64)).mean(-1))
 
     def reach(self, share: float = FADED) -> list[int | None]:
-        """For each part the first lag at which the gradient has fallen to `share` of that at lag 0;
+        """For each part the first lag at which the gradient has fallen to `share` of where it begins;
         None if it does not within the window."""
         found: list[int | None] = []
         for curve in self.by_lag():
-            below = np.nonzero(curve <= share * curve[0])[0]
-            found.append(int(below[0]) if len(below) and curve[0] > 0 else None)
+            first = begins(curve)
+            below = np.nonzero(curve[first:] <= share * curve[first])[0]
+            found.append(int(below[0]) + first if len(below) and curve[first] > 0 else None)
         return found
+
+
+def begins(curve: np.ndarray) -> int:
+    """The first lag with a gradient: 0, or 1 for an inner state, which the next step reads first."""
+    return int(np.argmax(curve > 0))
 
 
 def flow(
@@ -224,15 +230,32 @@ class Clipping(NamedTuple):
 
 
 def gradients(
-    probe: Probe, params: Params, carry: Carry, batches: Sequence[Any], *, scale: float = 1.0
-) -> list[Params]:
-    """The gradient of each batch, of `scale` times its mean loss."""
-    gradient = jax.jit(
-        lambda params, batch: jax.grad(
-            lambda params: scale * _loss(probe, carry, batch)(params, None)
-        )(params)
-    )
-    return [gradient(params, batch) for batch in batches]
+    loss: Callable[..., Any],
+    params: Params,
+    carry: Carry,
+    batches: Sequence[Any],
+    *,
+    scale: float = 1.0,
+) -> tuple[list[Params], Carry]:
+    """The gradient of each batch in turn, of `scale` times its mean loss, and the carry after them.
+
+    loss: `Task.loss`. The state goes from batch to batch as in training; the weights stay.
+    """
+
+    @jax.jit
+    def gradient(params: Params, carry: Carry, batch: Any) -> tuple[Params, Carry]:
+        def mean(params: Params) -> tuple[Array, Carry]:
+            after, sums = loss(params, carry, batch, None)
+            total, count = sums["loss"]
+            return scale * total / count, after
+
+        return jax.grad(mean, has_aux=True)(params)
+
+    found = []
+    for batch in batches:
+        grads, carry = gradient(params, carry, batch)
+        found.append(grads)
+    return found, carry
 
 
 def clipping(grads: Sequence[Params], params: Params, *, kind: str, threshold: float) -> Clipping:

@@ -20,7 +20,8 @@ MARKERS = "osD^vPX*"
 BLUE, ORANGE, GREEN, RED, GREY = "#3b6fb6", "#d9822b", "#3a923a", "#c03d3e", "#777777"
 
 
-def _columns(rows: list[dict[str, Any]], split: str, name: str) -> tuple[list[int], list[float]]:
+def columns(rows: list[dict[str, Any]], split: str, name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of a metric in the rows of a split, where it is finite."""
     pairs = [(r["step"], float(r[name])) for r in rows if r.get("split") == split and name in r]
     pairs = [(s, v) for s, v in pairs if math.isfinite(v)]
     return [s for s, _ in pairs], [v for _, v in pairs]
@@ -49,12 +50,12 @@ def curves(
     figure.subplots_adjust(left=0.08, right=0.98, bottom=0.08, top=0.9, wspace=0.2, hspace=0.2)
     axes = figure.subplots(2, 2, sharex=True)
     loss, norm, clipped, ratio = axes.flat
-    train = _columns(rows, "train", "loss")
-    steps, values = _columns(rows, "valid", "loss")
+    train = columns(rows, "train", "loss")
+    steps, values = columns(rows, "valid", "loss")
     loss.plot(*train, color=BLUE, lw=1, alpha=0.8, label="training")
     if values:
         loss.plot(steps, values, "o-", ms=3, color=ORANGE, label="validation, whole held-out text")
-    extra = _columns(rows, "valid", "loss_random_windows")
+    extra = columns(rows, "valid", "loss_random_windows")
     if extra[0]:
         loss.plot(*extra, "--", lw=1, color=ORANGE, alpha=0.7, label="validation, random windows")
     if values:
@@ -77,19 +78,19 @@ def curves(
     loss.set(ylabel=f"nats per {unit}", title="loss")
 
     norm.plot(
-        *_columns(rows, "train", "grad_norm_max"), color=BLUE, lw=0.7, alpha=0.5, label="largest"
+        *columns(rows, "train", "grad_norm_max"), color=BLUE, lw=0.7, alpha=0.5, label="largest"
     )
-    norm.plot(*_columns(rows, "train", "grad_norm"), color=BLUE, lw=1.3, label="mean")
+    norm.plot(*columns(rows, "train", "grad_norm"), color=BLUE, lw=1.3, label="mean")
     if math.isfinite(clip_norm):
         norm.axhline(clip_norm, color=RED, ls="--", lw=1, label=f"threshold T = {clip_norm:g}")
     norm.set(ylabel="norm before clipping", title="gradient norm")
     _log_scale(norm)
 
-    steps, values = _columns(rows, "train", "clipped")
+    steps, values = columns(rows, "train", "clipped")
     clipped.plot(steps, [100 * v for v in values], color=GREEN, lw=1)
     clipped.set(ylabel="% of steps", xlabel="step", title="steps clipped", ylim=(-3, 103))
 
-    ratio.plot(*_columns(rows, "train", "update_ratio"), color=GREY, lw=1)
+    ratio.plot(*columns(rows, "train", "update_ratio"), color=GREY, lw=1)
     ratio.set(ylabel="|update| / |parameters|", xlabel="step", title="relative size of the updates")
     _log_scale(ratio)
     for axis in axes.flat:
@@ -101,10 +102,11 @@ def curves(
     for axis in (loss, norm):
         axis.legend(loc="upper right", fontsize=8, framealpha=0.85, edgecolor="none")
     figure.suptitle(title, parse_math=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Replaces `path` at once, never half-written."""
     part = path.with_name(f".{path.name}.part")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a folder's name may have any letter
@@ -132,7 +134,8 @@ def _ticks(axis: Axes, places: dict[Any, float], name: str) -> None:
     axis.set_xlabel("clipping threshold T" if off else name)
 
 
-def _plain(axis: Axes) -> None:
+def plain(axis: Axes) -> None:
+    """A light grid, and a frame of two sides."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -174,14 +177,14 @@ def against(lines: Any, path: Path, *, axis: str, unit: str) -> None:
         top.legend(fontsize=9, framealpha=0.85, edgecolor="none")
         _ticks(bottom, places, axis)
         for each in (top, bottom):
-            _plain(each)
+            plain(each)
     _focus(panels[0, 0], lines)
     crosses = any(point.diverged for line in lines for point in line.points)
     figure.suptitle(
         "line: mean of the seeds; points: each seed" + ("; cross: diverged" if crosses else ""),
         fontsize=10,
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _drawn(
@@ -251,7 +254,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 def _mean_curve(members: Any, split: str, name: str) -> tuple[list[int], list[float]]:
     """Of the steps that all the members have."""
-    rows = [dict(zip(*_columns(member.rows, split, name), strict=True)) for member in members]
+    rows = [dict(zip(*columns(member.rows, split, name), strict=True)) for member in members]
     steps = sorted(set.intersection(*map(set, rows))) if rows else []
     return steps, [float(np.mean([row[step] for row in rows])) for step in steps]
 
@@ -288,13 +291,13 @@ def learning(lines: Any, path: Path, *, axis: str | None, unit: str) -> None:
             margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
             panel.set_ylim(low - margin, high + margin)
         panel.set(title=line.label, ylabel=f"nats per {unit}", xlabel="step")
-        _plain(panel)
+        plain(panel)
     if axis is not None:
         name = "T" if axis == "optim.clip_norm" else axis.rpartition(".")[2]
         handles = [Line2D([], [], color=shade[v], label=f"{name} = {v:g}") for v in values]
         figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     figure.suptitle("mean of the seeds: line training (smoothed), points validation", fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def norms(lines: Any, path: Path, *, every: int) -> None:
@@ -306,7 +309,7 @@ def norms(lines: Any, path: Path, *, every: int) -> None:
         drawn = []
         for index, colour in zip(shown, (ORANGE, BLUE), strict=False):
             point = line.points[index]
-            found = [_columns(member.rows, "train", "grad_norm")[1] for member in point.members]
+            found = [columns(member.rows, "train", "grad_norm")[1] for member in point.members]
             drawn.append((point, np.array([v for row in found for v in row if v > 0]), colour))
         together = np.concatenate([norms for _, norms, _ in drawn])
         if together.size:
@@ -325,7 +328,7 @@ def norms(lines: Any, path: Path, *, every: int) -> None:
                 textcoords="offset points", fontsize=7, color=GREY,
             )  # fmt: skip
         panel.set(title=line.label, ylabel="rows", xlabel="gradient norm before clipping")
-        _plain(panel)
+        plain(panel)
     each = "one step each" if every == 1 else f"each the mean of {every} steps"
     figure.suptitle(f"{each}; dashed: the thresholds", fontsize=10)
-    _save(figure, path)
+    save(figure, path)

@@ -165,7 +165,16 @@ def test_truncation_is_what_training_by_windows_computes():
 def test_clipping_measures_what_the_clip_does(kind):
     probe, params, batch = probed("rnn")
     batches = [batch | {"targets": (k + 1) * batch["targets"]} for k in range(3)]
-    grads = diagnostics.gradients(probe, params, (), batches)
+
+    def loss(params, carry, batch, key):
+        _, outputs = probe.net.apply(params, probe.net.carry(B, jnp.float64), batch["x"])
+        values, weights = probe.losses(outputs, batch)
+        return carry + 1, {"loss": ((values * weights).sum(), weights.sum())}
+
+    grads, carry = diagnostics.gradients(loss, params, jnp.zeros(()), batches)
+    assert carry == 3
+    whole = jax.grad(lambda p: diagnostics._loss(probe, (), batch)(p, None))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), grads[0], whole)
     norms = [float(optim.global_norm(g)) for g in grads]
     threshold = 0.01 if kind in ("adaptive", "value") else norms[1] * 1.001
     found = diagnostics.clipping(grads, params, kind=kind, threshold=threshold)
