@@ -425,8 +425,14 @@ def run_evaluate(flags: argparse.Namespace) -> None:
 
 def run_sample(flags: argparse.Namespace) -> None:
     from rnnlab import tasks, train
+    from rnnlab.types import UsageError
 
     run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
+    if not run.task.writes:
+        raise UsageError(
+            f"the run is of the task {run.config.task}, which writes no text: its samples.txt shows "
+            "what the model does"
+        )
     tasks.module(run.config.task).write(
         run.config,
         Path(flags.workdir),

@@ -36,7 +36,7 @@ def get_config() -> Config:
     config.model.hidden = 128  # units a layer
     config.model.layers = 2
     config.model.preset = placeholder(str)  # torch, flax or keras: the conventions of that library
-    config.model.input = "one_hot"  # one_hot (gathered) or embedding
+    config.model.input = "one_hot"  # one_hot (gathered) or embedding; dense: real vectors; or auto
     config.model.embedding_size = 0  # columns of the embedding table
     config.model.tied = False  # readout kernel = embedding table
     config.model.bidirectional = False  # not for language models

@@ -33,16 +33,18 @@ class Display:
     """A context that shows a run's progress: a bar on a terminal, plain lines elsewhere.
 
     quiet: nothing at all, warnings included: another process says it. silent: the name of a run of
-        which warnings alone are shown, under that name.
+        which warnings alone are shown, under that name. measure: what the loss counts, a unit.
     """
 
-    def __init__(self, steps: int, unit: str, quiet: bool = False, silent: str = ""):
+    def __init__(
+        self, steps: int, unit: str, quiet: bool = False, silent: str = "", measure: str = "nats"
+    ):
         # Samples are shown as they are: ":b:" in the text of a program is no emoji.
         self._console = _Console(
             highlight=False, soft_wrap=True, markup=False, emoji=False, quiet=bool(quiet or silent)
         )
         self._name = f"{silent}: " if silent else ""
-        self._steps, self._unit, self._quiet = steps, unit, quiet
+        self._steps, self._unit, self._quiet, self._measure = steps, unit, quiet, measure
         self._began = time.monotonic()
         self._start = 0
         self._progress = None
@@ -119,13 +121,18 @@ class Display:
         """A row of metrics: in the bar's text, or a line of its own."""
         step, loss = row["step"], float(row["loss"])
         if row["split"] == "valid":
-            self.say(
-                f"step {step:>6}  validation {loss:.4f} nats/{self._unit} "
-                f"({row[f'bits_per_{self._unit}']:.4f} bits, perplexity {row['perplexity']:.2f}; "
-                f"random windows {row['loss_random_windows']:.4f})"
-                if "loss_random_windows" in row
-                else f"step {step:>6}  validation {loss:.4f}"
-            )
+            text = f"step {step:>6}  validation {loss:.4f} {self._measure}/{self._unit}"
+            if "loss_random_windows" in row:
+                text += (
+                    f" ({row[f'bits_per_{self._unit}']:.4f} bits, "
+                    f"perplexity {row['perplexity']:.2f}; "
+                    f"random windows {row['loss_random_windows']:.4f})"
+                )
+            if "baseline_loss" in row:
+                text += f" (baseline {row['baseline_loss']:.4f})"
+            if "error" in row:
+                text += f", {100 * row['error']:.1f}% of the sequences wrong"
+            self.say(text)
             return
         measured = row.get(f"{self._unit}s_per_second")  # not yet, if only one step was taken
         rate = "" if measured is None else f"{measured:,.0f} {self._unit}s/s"

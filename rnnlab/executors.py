@@ -71,7 +71,8 @@ def run(
         slurm.check(asked)
     checked = groups(members) if members is not None else groups(opened(folder).members)
     with runfolder.lock(folder):
-        sweep = prepare(folder, members, unit=checked[0].tasks[0].unit, halving=halving)
+        task = checked[0].tasks[0]
+        sweep = prepare(folder, members, unit=task.unit, halving=halving, measure=task.measure)
         if sweep.halving and executor != "vmap":
             raise UsageError("--halving is for --executor=vmap: members must wait for each other")
         left = [m for m in sweep.members if summary(sweep, m) is None]
@@ -194,7 +195,7 @@ def _population(
     paths = [sweep.path(member) for member in members]
     ended = [summary(sweep, member) for member in members]
     open_ = [path for path, found in zip(paths, ended, strict=True) if found is None]
-    display = Display(config.train.steps, task.unit)
+    display = Display(config.train.steps, task.unit, measure=task.measure)
     with contextlib.ExitStack() as stack:
         for path in paths:
             stack.enter_context(runfolder.lock(path))

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 from rnnlab import cells, initialisers, parts
 from rnnlab.bptt import KEEP
+from rnnlab.config import flat
 from rnnlab.precision import matmul
 from rnnlab.taps import Seen, Taps, parted
-from rnnlab.types import Array, Cell, Model, Params, UsageError
+from rnnlab.types import Array, Cell, Config, Model, Params, UsageError
 from rnnlab.unroll import PATHS, sqrt_chunk, unroll
 
 # Keys of `config.model`. Those that touch the initial values alone, so that models which differ in
@@ -32,6 +33,65 @@ INITIAL = (
 )
 RATES = ("dropout", "input_dropout", "output_dropout")
 BLANK = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
+
+
+def from_config(
+    config: Config,
+    *,
+    input_size: int,
+    output_size: int,
+    real: bool = False,
+    values: dict[str, Any] | None = None,
+) -> Model:
+    """The model of `config.model` from inputs to outputs of these sizes.
+
+    real: the inputs are real vectors and not symbols; `model.input` "auto" follows it. values: take
+    the place of the config's own, by dotted key. Raises UsageError for what does not fit together,
+    and for a model that sees the future.
+    """
+    chosen = flat(config.model) | {
+        key.removeprefix("model."): value for key, value in (values or {}).items()
+    }
+    return _of(input_size, output_size, real, chosen)
+
+
+def to_read(config: Config, *, input_size: int, output_size: int, real: bool = False) -> Model:
+    """The model of `from_config` where it is only read from, so that its initial values and dropout
+    do not matter: the same one for all configs whose programs are the same, so that what is compiled
+    for it serves the many members of a sweep."""
+    aside = (*INITIAL, *RATES)
+    chosen = {key: value for key, value in flat(config.model).items() if key not in aside}
+    return _to_read(input_size, output_size, real, tuple(chosen.items()))
+
+
+@functools.lru_cache(maxsize=16)
+def _to_read(
+    input_size: int, output_size: int, real: bool, chosen: tuple[tuple[str, Any], ...]
+) -> Model:
+    return _of(input_size, output_size, real, dict(chosen))
+
+
+def _of(input_size: int, output_size: int, real: bool, chosen: dict[str, Any]) -> Model:
+    options = {key: value for key, value in chosen.items() if value is not None}
+    cell_options = {
+        key.removeprefix("options."): options.pop(key)
+        for key in [*options]
+        if key.startswith("options.")
+    }
+    if options["input"] == "auto":
+        options["input"] = "dense" if real else "one_hot"
+    if (options["input"] == "dense") != real:
+        kinds = ("real vectors", "'dense'") if real else ("symbols", "'one_hot' or 'embedding'")
+        raise UsageError(
+            f"model.input is '{options['input']}', and what the task reads are {kinds[0]}: set it to "
+            f"{kinds[1]}, or to 'auto'"
+        )
+    made = make(
+        input_size=input_size, output_size=output_size, cell_options=cell_options, **options
+    )
+    if not made.causal:
+        raise UsageError("the model must not see the future: set model.bidirectional to False")
+    return made
 
 
 def _active(rate: float | Array) -> bool:

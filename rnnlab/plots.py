@@ -39,11 +39,19 @@ def _log_scale(axis: Axes) -> None:
 
 
 def curves(
-    rows: list[dict[str, Any]], path: Path, *, title: str, clip_norm: float, unit: str
+    rows: list[dict[str, Any]],
+    path: Path,
+    *,
+    title: str,
+    clip_norm: float,
+    unit: str,
+    measure: str = "nats",
+    baseline: tuple[str, float] | None = None,
 ) -> None:
     """Loss, gradient norm with the threshold, share of clipped steps, and size of the updates.
 
-    rows: those of metrics.jsonl. The figure replaces `path` at once, never half-written.
+    rows: those of metrics.jsonl. measure: what the loss counts, a unit. baseline: (name, loss), a
+    line beside the loss. The figure replaces `path` at once, never half-written.
     """
     # Fixed margins: to find them by drawing would take as long again, for each member of a sweep.
     figure = Figure(figsize=(10, 6.4))
@@ -52,10 +60,11 @@ def curves(
     loss, norm, clipped, ratio = axes.flat
     train = columns(rows, "train", "loss")
     steps, values = columns(rows, "valid", "loss")
+    extra = columns(rows, "valid", "loss_random_windows")
     loss.plot(*train, color=BLUE, lw=1, alpha=0.8, label="training")
     if values:
-        loss.plot(steps, values, "o-", ms=3, color=ORANGE, label="validation, whole held-out text")
-    extra = columns(rows, "valid", "loss_random_windows")
+        whole = ", whole held-out text" if extra[0] else ""
+        loss.plot(steps, values, "o-", ms=3, color=ORANGE, label=f"validation{whole}")
     if extra[0]:
         loss.plot(*extra, "--", lw=1, color=ORANGE, alpha=0.7, label="validation, random windows")
     if values:
@@ -73,9 +82,14 @@ def curves(
         # The first steps, near log V, would flatten all that follows.
         seen = values + train[1] + extra[1]
         low, top = min(seen), 2 * values[best]
+        if baseline is not None:
+            low, top = min(low, baseline[1]), max(top, 1.5 * baseline[1])
         if max(seen) > top > low:
             loss.set_ylim(low - 0.05 * (top - low), top)
-    loss.set(ylabel=f"nats per {unit}", title="loss")
+    if baseline is not None:
+        name, value = baseline
+        loss.axhline(value, color=GREY, ls="--", lw=1, label=f"{name}: {value:.4g}")
+    loss.set(ylabel=f"{measure} per {unit}", title="loss")
 
     norm.plot(
         *columns(rows, "train", "grad_norm_max"), color=BLUE, lw=0.7, alpha=0.5, label="largest"
@@ -151,7 +165,7 @@ def _columns_of(lines: Any) -> dict[str, list[Any]]:
     return {"": list(lines)}
 
 
-def against(lines: Any, path: Path, *, axis: str, unit: str) -> None:
+def against(lines: Any, path: Path, *, axis: str, unit: str, measure: str = "nats") -> None:
     """Validation loss, and below it the share of steps clipped, against the values of a key: the
     mean of the seeds as a line, every seed as a point, a cross at the top for each value at which
     seeds diverged.
@@ -172,7 +186,7 @@ def against(lines: Any, path: Path, *, axis: str, unit: str) -> None:
             name = group[0].keys[0].rpartition(".")[2]
             top.set_title(f"{name}: {shared}".replace("_", " "))
         if not column:
-            top.set_ylabel(f"best validation loss, nats per {unit}")
+            top.set_ylabel(f"best validation loss, {measure} per {unit}")
             bottom.set(ylabel="% of steps clipped", ylim=(-4, 104))
         top.legend(fontsize=9, framealpha=0.85, edgecolor="none")
         _ticks(bottom, places, axis)
@@ -266,7 +280,7 @@ def _smoothed(steps: list[int], values: list[float]) -> tuple[list[int], list[fl
     return [steps[e - 1] for e in ends], [float(np.mean(values[e - size : e])) for e in ends]
 
 
-def learning(lines: Any, path: Path, *, axis: str | None, unit: str) -> None:
+def learning(lines: Any, path: Path, *, axis: str | None, unit: str, measure: str = "nats") -> None:
     """Training loss and, as points, validation loss against the step: a panel a line, a colour a
     value of the axis, from dark to light."""
     from matplotlib import colormaps
@@ -290,7 +304,7 @@ def learning(lines: Any, path: Path, *, axis: str | None, unit: str) -> None:
             low, high = min(ends), max(ends)
             margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
             panel.set_ylim(low - margin, high + margin)
-        panel.set(title=line.label, ylabel=f"nats per {unit}", xlabel="step")
+        panel.set(title=line.label, ylabel=f"{measure} per {unit}", xlabel="step")
         plain(panel)
     if axis is not None:
         name = "T" if axis == "optim.clip_norm" else axis.rpartition(".")[2]

@@ -126,7 +126,7 @@ class Record:
             before = run["data"].get("sha256")
             if before != facts.get("sha256"):
                 raise UsageError(
-                    f"the text of this run has changed since it began: {facts.get('source')} has "
+                    f"the data of this run has changed since it began: {facts.get('source')} has "
                     f"sha256 {facts.get('sha256')}, the run has {before}"
                 )
             run["resumed"] = [*run.get("resumed", []), {"step": self.start, **described}]
@@ -244,6 +244,8 @@ class Record:
             title=self.workdir.name,
             clip_norm=self.config.optim.clip_norm,
             unit=self.task.unit,
+            measure=self.task.measure,
+            baseline=self.task.baseline,
         )
         return rows
 
@@ -324,11 +326,14 @@ class Record:
             summary["seconds"] = runfolder.read_json(old)["seconds"]  # nothing was left to train
         runfolder.write_json(old, summary)
         for name, value in extra.items():
-            self.display.say(f"{name.replace('_', ' ')}: {value:.3f}")
-        self.display.say(
+            self.display.say(f"{name.replace('_', ' ')}: {value:.4f}")
+        said = (
             f"done: {step} steps in {clock(summary['seconds'])}, best validation {self.best:.4f} "
-            f"nats/{self.task.unit} at step {self.best_step}; everything is in {self.workdir} "
-            f"(curves.png, samples.txt, metrics.jsonl). Write text with: "
-            f"python launch.py sample --workdir={self.workdir} --length=500"
+            f"{self.task.measure}/{self.task.unit} at step {self.best_step}; everything is in "
+            f"{self.workdir} (curves.png, samples.txt, metrics.jsonl)."
         )
+        if self.task.writes:
+            command = f"python launch.py sample --workdir={self.workdir} --length=500"
+            said += f" Write text with: {command}"
+        self.display.say(said)
         return summary

@@ -254,17 +254,18 @@ def write(folder: Path) -> str:
     comparisons = [compare(line) for line in lines]
     _csv(folder / "results.csv", found)
     opened = sweep.opened(folder)
-    config, unit = opened.members[0].config, opened.unit
+    config = opened.members[0].config
+    words = {"unit": opened.unit, "measure": opened.measure}
     figures = []
     if axis is not None:
-        plots.against(lines, folder / "validation.png", axis=axis, unit=unit)
+        plots.against(lines, folder / "validation.png", axis=axis, **words)
         figures.append(("validation.png", "Validation loss and share of steps clipped"))
-    plots.learning(lines, folder / "learning.png", axis=axis, unit=unit)
+    plots.learning(lines, folder / "learning.png", axis=axis, **words)
     figures.append(("learning.png", "Learning curves"))
     if axis == THRESHOLD:
         plots.norms(lines, folder / "norms.png", every=config.train.log_every)
         figures.append(("norms.png", "Gradient norms before clipping"))
-    text = _markdown(folder, found, axis, lines, comparisons, figures, config, unit)
+    text = _markdown(folder, found, axis, lines, comparisons, figures, config, opened)
     part = folder / ".report.md.part"
     part.write_text(text, encoding="utf-8")
     os.replace(part, folder / "report.md")
@@ -306,7 +307,7 @@ def _markdown(
     comparisons: Sequence[Comparison | None],
     figures: Sequence[tuple[str, str]],
     config: Any,
-    unit: str,
+    opened: sweep.Sweep,
 ) -> str:
     count: Callable[[str], int] = lambda state: sum(r.state == state for r in found)  # noqa: E731
     reductions = sorted({r.settings.get("optim.reduction", config.optim.reduction) for r in found})
@@ -315,8 +316,8 @@ def _markdown(
         f"# Sweep {folder.resolve().name}",
         "",
         f"{len(found)} members: {count('done')} done, {count('diverged')} diverged, "
-        f"{count('stopped')} stopped early, {count('open')} open. Losses are nats per {unit} on "
-        f"the held-out text, the best of each run. The loss that is differentiated: "
+        f"{count('stopped')} stopped early, {count('open')} open. Losses are {opened.measure} per "
+        f"{opened.unit} on the held-out data, the best of each run. The loss that is differentiated: "
         f"{differentiated}.",
         "",
     ]

@@ -36,6 +36,7 @@ class Sweep(NamedTuple):
     members: tuple[Member, ...]
     unit: str  # of the task: "char" ...
     halving: int  # eta of successive halving, 0 for none
+    measure: str = "nats"  # what the loss of the task counts
 
     def path(self, member: Member) -> Path:
         """The member's run folder."""
@@ -132,7 +133,12 @@ def show(members: tuple[Member, ...], say: Callable[[str], None]) -> None:
 
 
 def prepare(
-    folder: Path, members: tuple[Member, ...] | None, *, unit: str, halving: int | None
+    folder: Path,
+    members: tuple[Member, ...] | None,
+    *,
+    unit: str,
+    halving: int | None,
+    measure: str = "nats",
 ) -> Sweep:
     """The sweep in `folder`: made of `members`, or as it was made; None for the latter.
 
@@ -153,9 +159,10 @@ def prepare(
                 folder / "members" / member.name / "config.json",
                 configuration.to_json(member.config),
             )
-        facts = {"command": list(sys.argv), "unit": unit, "halving": halving or 0, "config": base}
+        said = {"unit": unit, "measure": measure, "halving": halving or 0}
+        facts = {"command": list(sys.argv), **said, "config": base}
         runfolder.write_json(path, {**facts, "members": rows})
-        return Sweep(folder, members, unit, halving or 0)
+        return Sweep(folder, members, unit, halving or 0, measure)
     kept = opened(folder)
     if halving is not None and halving != kept.halving:
         raise UsageError(
@@ -185,7 +192,8 @@ def opened(folder: Path) -> Sweep:
             raise UsageError(f"{folder} is damaged: {row['name']} has no config.json")
         changes = {key: configuration.flat(config)[key] for key in row["changes"]}
         members.append(Member(row["name"], changes, config))
-    return Sweep(folder, tuple(members), kept["unit"], kept["halving"])
+    measure = kept.get("measure", "nats")  # which older sweeps lack
+    return Sweep(folder, tuple(members), kept["unit"], kept["halving"], measure)
 
 
 def summary(sweep: Sweep, member: Member) -> dict[str, Any] | None:

@@ -372,7 +372,7 @@ def train(
     settings = _agreed(config, saved_config(workdir), workdir)
     task, optimiser = build(settings)
     steps, primary = settings.train.steps, jax.process_index() == 0
-    display = Display(steps, task.unit, quiet=not primary)
+    display = Display(steps, task.unit, quiet=not primary, measure=task.measure)
     with runfolder.signals() as caught:
         crew = Single(settings, task, optimiser, lambda: caught.received)
         with (

@@ -112,6 +112,9 @@ class Task(NamedTuple):
     # and the `loss` with such values: (key -> scalar) -> loss
     loss_of: Any = None
     probe: Probe | None = None  # None where the model is no stack of cells
+    measure: str = "nats"  # what the loss counts, a `unit`
+    baseline: tuple[str, float] | None = None  # (who needs no memory, its loss)
+    writes: bool = False  # whether the task's module has `write`, for the verb sample
 
 
 class RnnlabError(Exception):

@@ -31,7 +31,7 @@ LAYERS = (
     ("bptt", "cudnn", "saturation"),
     ("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
     ("model", "sample", "interop"),
-    ("omega", "seen", "diagnostics"),
+    ("omega", "seen", "diagnostics", "sequences"),
     ("tasks", "step"),
     ("record",),
     ("diagnosis_figures", "train"),

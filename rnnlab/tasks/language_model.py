@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import corpora, data, metrics, model, runfolder, sample
-from rnnlab.config import flat
 from rnnlab.leaves import select
 from rnnlab.types import Array, Config, Model, Params, Probe, Task, UsageError
 from rnnlab.vocabulary import Vocabulary
@@ -31,25 +30,7 @@ KEPT_AT_MOST = 64 << 20  # bytes of held-out tokens that are copied into the run
 def build(config: Config, size: int, values: dict[str, Any] | None = None) -> Model:
     """The model of the config for a vocabulary of that size: one-hot or embedded symbols in, logits
     out. `values` take the place of the config's own, by dotted key."""
-    chosen = flat(config.model) | {
-        key.removeprefix("model."): value for key, value in (values or {}).items()
-    }
-    return _build(size, {key: value for key, value in chosen.items() if value is not None})
-
-
-def _build(size: int, chosen: dict[str, Any]) -> Model:
-    cell_options = {
-        key.removeprefix("options."): value
-        for key, value in chosen.items()
-        if key.startswith("options.")
-    }
-    options = {key: value for key, value in chosen.items() if not key.startswith("options.")}
-    made = model.make(input_size=size, output_size=size, cell_options=cell_options, **options)
-    if not made.causal:
-        raise UsageError(
-            "a language model must not see the future: set model.bidirectional to False"
-        )
-    return made
+    return model.from_config(config, input_size=size, output_size=size, values=values)
 
 
 class Reader(NamedTuple):
@@ -60,21 +41,13 @@ class Reader(NamedTuple):
 
 
 def reader(config: Config, size: int) -> Reader:
-    """The reader of a config; the same one for all configs whose programs are the same, so that
-    what it compiles serves the many members of a sweep."""
-    aside = (*model.INITIAL, *model.RATES)
-    chosen = {
-        key: value
-        for key, value in flat(config.model).items()
-        if value is not None and key not in aside
-    }
-    return _reader(size, tuple(chosen.items()))
+    """The reader of a config; the same one for all configs whose programs are the same: see
+    `model.to_read`."""
+    return _reader(model.to_read(config, input_size=size, output_size=size))
 
 
 @functools.lru_cache(maxsize=16)
-def _reader(size: int, chosen: tuple[tuple[str, Any], ...]) -> Reader:
-    net = _build(size, dict(chosen))
-
+def _reader(net: Model) -> Reader:
     @jax.jit
     def measure(params: Params, carry: Any, batch: Any) -> tuple[Any, Any]:
         carry, logits = net.apply(params, carry, batch["inputs"])
@@ -339,5 +312,6 @@ def make(config: Config, kept: Path | None = None) -> Task:
             **dict(net.layers),
         },
         unit=unit,
+        writes=True,
         probe=Probe(net, inputs, losses),
     )

@@ -1,0 +1,33 @@
+"""The adding problem: the sum of the two marked numbers of a sequence.
+
+Hochreiter and Schmidhuber 1997 (experiment 4), in the form of Arjovsky et al. 2016 (section 5.2):
+each step has a number, uniform in [0, 1), and a mark, which is 1 at one step of the first half and
+at one of the second, both uniform there, and else 0. The answer, at the last step, is the sum of the
+two marked numbers; it counts as wrong if it is off by more than 0.04.
+
+T = train.window; lengths may vary. Whoever always says the mean, 1, has the variance of the sum as
+squared error: 2 / 12.
+"""
+
+from pathlib import Path
+
+from rnnlab import sequences
+from rnnlab.types import Config, Task
+
+
+def make(config: Config, kept: Path | None = None) -> Task:
+    """The task of `config`; a run keeps nothing for it."""
+    facts = sequences.options(config)
+    problem = sequences.Problem(
+        inputs=2,
+        outputs=1,
+        vectors=True,
+        real=True,
+        draw=lambda *how: sequences.marked_pair(*how, answer=lambda pair: pair.sum(0)),
+        baseline=("always the mean", 1 / 6),
+        unit="sequence",
+        facts=facts,
+        least=2,
+        tell=sequences.told_pair,
+    )
+    return sequences.make(config, problem)
