@@ -250,10 +250,10 @@ def parser() -> argparse.ArgumentParser:
         "diagnose",
         "tell what the gradients of a model do, and why",
         "Of a trained run (--workdir), or of a config at initialisation (--config): gradient flow, "
-        "saturation, truncation, clipping, the dynamics of each layer. Writes diagnosis.md and its "
-        "figures.",
+        "saturation, truncation, clipping. Of a sweep (--workdir): the gradient flow of its members "
+        "side by side, at initialisation and trained. Writes diagnosis.md and its figures.",
     )
-    diagnose.add_argument("--workdir", metavar="DIR", help="the run's folder")
+    diagnose.add_argument("--workdir", metavar="DIR", help="the folder of a run, or of a sweep")
     diagnose.add_argument(
         "--checkpoint",
         metavar="WHICH",
@@ -387,13 +387,18 @@ def run_report(flags: argparse.Namespace) -> None:
 
 
 def run_diagnose(flags: argparse.Namespace, changes: list[str]) -> None:
-    from rnnlab import config, diagnose
+    from rnnlab import config, diagnose, flows
     from rnnlab.types import UsageError
 
     if bool(flags.config) == bool(flags.workdir):
         raise UsageError("diagnose needs --workdir=DIR with a run, or --config=FILE, and not both")
     if changes and not flags.config:
         raise UsageError("--config.KEY is for --config=FILE: a run has its own config")
+    if flags.workdir and flows.is_sweep(Path(flags.workdir)):
+        workdir = Path(flags.workdir)
+        out = Path(flags.out) if flags.out else workdir / "diagnosis"
+        say(f"the diagnosis is in {flows.write(workdir, out, say=say, warn=warn)}")
+        return
     if flags.workdir:
         workdir = Path(flags.workdir)
         subject = diagnose.of_run(workdir, flags.checkpoint, flags.window, warn)

@@ -146,7 +146,7 @@ def _markdown(subject: Subject, sections: Sequence[Section]) -> str:
 # ---- what is looked at
 
 
-def _warm(task: Task, params: Params) -> tuple[Any, Any]:
+def warm(task: Task, params: Params) -> tuple[Any, Any]:
     """(the state after WARM windows, the batch after them), of ROWS rows at most."""
     loss = jax.jit(lambda carry, batch: task.loss(params, carry, batch, None)[0])
     carry = task.carry()
@@ -165,7 +165,7 @@ def _warm(task: Task, params: Params) -> tuple[Any, Any]:
 def _seen(subject: Subject) -> Any:
     probe = subject.task.probe
     assert probe is not None
-    carry, batch = _warm(subject.task, subject.params)
+    carry, batch = warm(subject.task, subject.params)
     inputs = probe.inputs(batch)
     rows = inputs["x"].shape[1]
     dtype = jax.tree.leaves(subject.params)[0].dtype
@@ -177,7 +177,7 @@ def _flow(subject: Subject, folder: Path) -> Section:
     """Gradient flow."""
     probe = subject.task.probe
     assert probe is not None
-    carry, batch = _warm(subject.task, subject.params)
+    carry, batch = warm(subject.task, subject.params)
     whole = diagnostics.flow(probe, subject.params, carry, batch)
     last = diagnostics.flow(probe, subject.params, carry, batch, last=True)
     figures.flow(whole, last, folder / "flow.png")
@@ -197,7 +197,8 @@ def flow_sentences(last: Sequence[diagnostics.Flow]) -> list[str]:
     for one in last:
         curves, reaches = one.by_lag(), one.reach()
         parts = [p for p in range(len(one.parts)) if curves[p].max() > 0] or [0]
-        part = max(parts, key=lambda p, r=reaches: math.inf if r[p] is None else r[p])
+        ends = [math.inf if reach is None else float(reach) for reach in reaches]
+        part = max(parts, key=ends.__getitem__)
         start = diagnostics.begins(curves[part])
         curve, reach = curves[part][start:], reaches[part]
         reach = None if reach is None else reach - start
@@ -231,7 +232,7 @@ def _shares(subject: Subject, folder: Path) -> Section | None:
     assert probe is not None
     if not probe.net.causal:
         return None
-    carry, batch = _warm(subject.task, subject.params)
+    carry, batch = warm(subject.task, subject.params)
     found = diagnostics.shares(probe, subject.params, carry, batch)
     figures.shares(found, folder / "shares.png")
     caption = (
@@ -311,7 +312,7 @@ def _truncation(subject: Subject, folder: Path) -> Section | None:
     assert probe is not None
     if not probe.net.causal:
         return None
-    carry, batch = _warm(subject.task, subject.params)
+    carry, batch = warm(subject.task, subject.params)
     time = probe.inputs(batch)["x"].shape[0]
     trained = subject.config.train.window
     windows = {2**k for k in range(int(math.log2(time)) + 1)} | {trained, time}

@@ -277,3 +277,42 @@ def training(looks: Sequence[dict[str, Any]], path: Path) -> None:
         panels[-1, column].set_xlabel("train step")
     figure.colorbar(image, ax=list(panels[0]), label="log10 of the norm")
     save(figure, path)
+
+
+def flows(curves: Sequence[Any], path: Path) -> None:
+    """The curves of `rnnlab.flows`: at initialisation and trained, with a^k beside them."""
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    time = max(len(one.initial) for one in curves)
+    drawn = [one.initial for one in curves] + [one.trained for one in curves]
+    floor = max(1e-12, min(float(curve[curve > 0].min(initial=1.0)) for curve in drawn))
+    lags = np.arange(time)
+    for panel, name in zip(panels, ("initial", "trained"), strict=True):
+        for rate in (0.5, 0.8, 0.9, 0.95, 0.99, 1.05):
+            guide = rate ** lags.astype(float)
+            shown = guide >= floor
+            panel.plot(lags[shown], guide[shown], color=GREY, lw=0.7, alpha=0.5)
+            end = int(np.nonzero(shown)[0][-1])
+            panel.annotate(
+                f"{rate:g}$^k$", (lags[end], guide[end]), fontsize=7, color=GREY,
+                xytext=(2, 0), textcoords="offset points", va="center",
+            )  # fmt: skip
+        for index, one in enumerate(curves):
+            curve = getattr(one, name)
+            panel.plot(
+                np.arange(len(curve)), np.where(curve >= floor, curve, np.nan),
+                color=COLOURS[index % 8], marker=MARKERS[index % 8], ms=4, lw=1.6,
+                ls=("-", "--", ":")[index // 8 % 3], markevery=max(1, len(curve) // 10),
+                label=one.label,
+            )  # fmt: skip
+        panel.set_yscale("log")
+        panel.set(
+            title="at initialisation" if name == "initial" else "trained",
+            xlabel="steps back from the last",
+        )
+        plain(panel)
+    high = max(float(curve.max()) for curve in drawn)
+    panels[0].set_ylim(floor / 2, max(10.0, 3 * high))
+    panels[0].set_ylabel("gradient, relative to where it begins")
+    panels[1].legend(fontsize=8, framealpha=0.85, edgecolor="none")
+    save(figure, path)

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from rnnlab import solved
+
 # Okabe and Ito's, which the colour-blind tell apart; with a marker each for print.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 MARKERS = "osD^vPX*"
@@ -278,6 +280,62 @@ def _smoothed(steps: list[int], values: list[float]) -> tuple[list[int], list[fl
     size = max(1, len(steps) // 60)
     ends = range(size, len(steps) + 1, size)
     return [steps[e - 1] for e in ends], [float(np.mean(values[e - size : e])) for e in ends]
+
+
+def success(lines: Any, path: Path, *, axis: str) -> None:
+    """The share of the seeds that solved the task against the values of a key."""
+    values = sorted({point.value for line in lines for point in line.points})
+    places = _places(values)
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    panel = figure.subplots()
+    apart = 0.006 * (max(places.values()) - min(places.values()))
+    for number, line in enumerate(lines):
+        found = [rate for rate in solved.rates(line) if rate.seeds]
+        aside = apart * (number - (len(lines) - 1) / 2)  # so that no line hides another
+        panel.plot(
+            [places[rate.value] + aside for rate in found],
+            [100 * rate.solved / rate.seeds - 0.6 * number for rate in found],
+            marker=MARKERS[number % 8], ms=6, color=COLOURS[number % 8],
+            ls=("-", "--", ":")[number // 8 % 3], label=line.label,
+        )  # fmt: skip
+    _ticks(panel, places, axis)
+    seeds = max(rate.seeds for line in lines for rate in solved.rates(line))
+    panel.set(
+        xlabel="length T of the sequences" if axis == "train.window" else axis.rpartition(".")[2],
+        ylabel="% of the seeds that solved it",
+        ylim=(-8, 106),
+        title=f"error below {100 * solved.SOLVED:g}%, up to {seeds} seeds; lines drawn slightly apart",
+    )
+    plain(panel)
+    panel.legend(fontsize=8, framealpha=0.85, edgecolor="none")
+    save(figure, path)
+
+
+def beyond(lines: Any, path: Path, *, axis: str | None) -> None:
+    """The error of the models that solved the task against the length of the sequences."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    panel = figure.subplots()
+    for number, line in enumerate(lines):
+        errors = solved.beyond(line)
+        if errors:
+            panel.plot(
+                list(errors), [100 * e for e in errors.values()], marker=MARKERS[number % 8], ms=5,
+                color=COLOURS[number % 8], label=line.label,
+            )  # fmt: skip
+    panel.axhline(100 * solved.SOLVED, color=GREY, ls="--", lw=0.8, label="solved: below 1%")
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set(
+        xlabel="length of the sequences",
+        ylabel="% of sequences with a wrong answer",
+        title="models that solved the longest problem their line solved, mean",
+        ylim=(-3, None),
+    )
+    plain(panel)
+    panel.legend(fontsize=8, framealpha=0.85, edgecolor="none")
+    save(figure, path)
 
 
 def learning(lines: Any, path: Path, *, axis: str | None, unit: str, measure: str = "nats") -> None:

@@ -1,7 +1,7 @@
 """The report of a sweep: results.csv, report.md and its figures, and what may be said of them.
 
-One key of the sweep is the axis of the figures: the clipping threshold where it varies, else the
-first key with numbers. The seed gives repetitions; each combination of all other keys is a line.
+One key of the sweep is the axis of the figures: the window where it varies, or the clipping threshold,
+else the first key with numbers. The seed gives repetitions; each combination of all other keys is a line.
 """
 
 import csv
@@ -16,10 +16,10 @@ import numpy as np
 from scipy import stats
 
 from rnnlab import config as configuration
-from rnnlab import plots, runfolder, sweep
+from rnnlab import plots, runfolder, solved, sweep
 from rnnlab.types import UsageError
 
-THRESHOLD = "optim.clip_norm"
+THRESHOLD, WINDOW = "optim.clip_norm", "train.window"
 LEVEL = 0.95
 
 
@@ -101,7 +101,7 @@ def axis_of(found: Sequence[Result]) -> str | None:
         for key in _varying(found)
         if key != "seed" and all(type(r.settings.get(key)) in (int, float) for r in found)
     ]
-    return THRESHOLD if THRESHOLD in numeric else next(iter(numeric), None)
+    return next((key for key in (WINDOW, THRESHOLD, *numeric) if key in numeric), None)
 
 
 def _varying(found: Sequence[Result]) -> list[str]:
@@ -129,6 +129,8 @@ def lines_of(found: Sequence[Result], axis: str | None) -> list[Line]:
 
 def _shown(key: str, value: Any) -> str:
     """A setting in a legend: the value alone where it says what it is."""
+    if key == THRESHOLD and isinstance(value, float) and math.isinf(value):
+        return "no clipping"
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if isinstance(value, str) else f"{key.rpartition('.')[2]} {text}"
 
@@ -186,9 +188,16 @@ def compare(line: Line) -> Comparison | None:
 
 
 def sentences(line: Line, axis: str | None, found: Comparison | None) -> list[str]:
-    """What a person would say of a line, each sentence by a rule of `compare`."""
+    """What a person would say of a line, each sentence by a rule of `compare` or `solved`.
+
+    Of a sweep over the window its values are other problems: which of them were solved is told, and
+    not which loss is the lowest.
+    """
     letter = "T" if axis == THRESHOLD else (axis or "").rpartition(".")[2]
-    said = []
+    answer = solved.sentence(line, axis)
+    said = [answer] if answer else []
+    if answer and axis == WINDOW:
+        return said + _diverged(line, axis, letter)
     if all(not point.losses and not point.open for point in line.points):
         return ["every member diverged."]
     if found is None:
@@ -223,6 +232,11 @@ def sentences(line: Line, axis: str | None, found: Comparison | None) -> list[st
                     f"The worst is {letter} = {_number(worst.value)}, "
                     f"{worst.mean - found.best.mean:.4f} above."
                 )
+    return said + _diverged(line, axis, letter)
+
+
+def _diverged(line: Line, axis: str | None, letter: str) -> list[str]:
+    said = []
     for point in line.points:
         seeds = len(point.losses) + point.diverged + point.open
         off = axis == THRESHOLD and math.isinf(point.value)
@@ -265,6 +279,12 @@ def write(folder: Path) -> str:
     if axis == THRESHOLD:
         plots.norms(lines, folder / "norms.png", every=config.train.log_every)
         figures.append(("norms.png", "Gradient norms before clipping"))
+    if any(rate.seeds for line in lines for rate in solved.rates(line)) and axis is not None:
+        plots.success(lines, folder / "success.png", axis=axis)
+        figures.append(("success.png", "Seeds that solved the task"))
+    if any(solved.beyond(line) for line in lines):
+        plots.beyond(lines, folder / "lengths.png", axis=axis)
+        figures.append(("lengths.png", "Error on longer sequences than those of training"))
     text = _markdown(folder, found, axis, lines, comparisons, figures, config, opened)
     part = folder / ".report.md.part"
     part.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "rnnlab"
 
 # A module may import those of the rows above its own; a package's name stands for all in it.
 LAYERS = (
-    ("types", "machine", "slurm_task"),
+    ("types", "machine", "slurm_task", "solved"),
     (
         "initialisers",
         "vocabulary",
@@ -38,7 +38,7 @@ LAYERS = (
     ("population", "diagnose"),
     ("sweep",),
     ("report", "slurm"),
-    ("executors",),
+    ("executors", "flows"),
     ("contenders",),
     ("worker",),
     ("measure",),

@@ -1,0 +1,128 @@
+"""The gradient flow of the members of a sweep side by side: at initialisation, and trained."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab import diagnose, diagnostics, report, sweep, train
+from rnnlab import diagnosis_figures as figures
+from rnnlab import step as stepping
+from rnnlab.record import initial
+from rnnlab.types import UsageError
+
+
+class Curve(NamedTuple):
+    """One line of a sweep: the norm of the gradient of the last step's loss against the lag."""
+
+    label: str
+    initial: np.ndarray  # [K], relative to where it begins; the geometric mean of the seeds
+    trained: np.ndarray  # [K]
+    seeds: int
+
+
+def _curve(task: Any, params: Any) -> np.ndarray:
+    """[K] of the top layer, at the part of the state where the gradient reaches furthest."""
+    carry, batch = diagnose.warm(task, params)
+    top = diagnostics.flow(task.probe, params, carry, batch, last=True)[-1]
+    curves = [curve[diagnostics.begins(curve) :] for curve in top.by_lag()]
+    curves = [curve / curve[0] for curve in curves if curve[0] > 0]
+    if not curves:
+        return np.zeros(1)
+    time = min(map(len, curves))
+    return max(
+        (curve[:time] for curve in curves), key=lambda curve: float(np.log(curve + 1e-300).mean())
+    )
+
+
+def _mean(curves: list[np.ndarray]) -> np.ndarray:
+    time = min(map(len, curves))
+    with np.errstate(divide="ignore"):
+        return np.exp(np.mean([np.log(curve[:time]) for curve in curves], axis=0))
+
+
+def measure(folder: Path, warn: Callable[[str], None]) -> list[Curve]:
+    """The curves of the sweep in `folder`, of all its members that have a checkpoint, by what the
+    report takes for a line and a point. Raises UsageError where there is none, or no probe."""
+    opened = sweep.opened(folder)
+    found = report.results(folder)
+    by_name = {member.name: member for member in opened.members}
+    axis = report.axis_of(found)
+    result = []
+    for line in report.lines_of(found, axis):
+        for point in line.points:
+            before, after = [], []
+            for member in point.members:
+                path = opened.path(by_name[member.name])
+                if not (path / "checkpoints").is_dir():
+                    continue
+                run = train.open_run(path, "best", warn)
+                if run.task.probe is None:
+                    raise UsageError(f"task '{run.config.task}' has no model that can be diagnosed")
+                _, optimiser = train.build(run.config, path)
+                fresh = stepping.served(initial(run.config, run.task, optimiser))
+                before.append(_curve(run.task, fresh))
+                after.append(_curve(run.task, run.params))
+            if before:
+                parts = list(line.parts)
+                if axis is not None and len(line.points) > 1:
+                    parts.append(f"{axis.rpartition('.')[2]} {point.value:g}")
+                label = ", ".join(parts) or "all members"
+                result.append(Curve(label, _mean(before), _mean(after), len(before)))
+    if not result:
+        raise UsageError(f"no member of the sweep in {folder} has a checkpoint yet")
+    return result
+
+
+def sentences(curves: list[Curve]) -> list[str]:
+    """For each line the first step back with 1% of the gradient that it begins with, or what is left
+    at the end of the window; at initialisation and trained."""
+
+    def told(curve: np.ndarray) -> str:
+        below = np.nonzero(curve <= diagnostics.FADED)[0]
+        if len(below):
+            return f"falls to 1% within {below[0]} steps"
+        return f"is at {100 * curve[-1]:.3g}% after {len(curve) - 1} steps"
+
+    return [
+        f"{one.label}: the gradient {told(one.initial)} at initialisation, and {told(one.trained)} "
+        f"trained ({one.seeds} seed{'s' * (one.seeds > 1)})."
+        for one in curves
+    ]
+
+
+def write(folder: Path, out: Path, *, say: Callable[[str], None], warn: Any) -> Path:
+    """Write diagnosis.md with flows.png into `out`; its path. Raises as `measure` does."""
+    say("gradient flow of the members ...")
+    curves = measure(folder, warn)
+    out.mkdir(parents=True, exist_ok=True)
+    figures.flows(curves, out / "flows.png")
+    told = sentences(curves)
+    config = sweep.opened(folder).members[0].config
+    lines = [
+        f"# Gradient flow of the sweep {folder.resolve().name}",
+        "",
+        f"Task {config.task}, windows of {config.train.window} steps.",
+        "",
+        *[f"- {sentence}" for sentence in told],
+        "",
+        "![Gradient flow by lag](flows.png)",
+        "",
+        "The norm of dL/ds_t of the loss at the last scored step, relative to where it begins, against the "
+        "steps back from it: top layer, the part of the state where it reaches furthest, geometric mean of "
+        "rows and seeds. Grey: a^k, what a linear recurrence with the factor a does.",
+        "",
+    ]
+    part, path = out / ".diagnosis.md.part", out / "diagnosis.md"
+    part.write_text("\n".join(lines), encoding="utf-8")
+    os.replace(part, path)
+    for sentence in told:
+        say(f"  {sentence}")
+    return path
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder is that of a sweep."""
+    return (folder / "sweep.json").exists()
