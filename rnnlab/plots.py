@@ -122,7 +122,7 @@ def curves(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Replaces `path` at once, never half-written."""
+    """Write a figure as PNG; it replaces `path` at once, never half-written."""
     part = path.with_name(f".{path.name}.part")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a folder's name may have any letter
@@ -151,7 +151,7 @@ def _ticks(axis: Axes, places: dict[Any, float], name: str) -> None:
 
 
 def plain(axis: Axes) -> None:
-    """A light grid, and a frame of two sides."""
+    """A light grid, and no frame on the right and at the top."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -403,4 +403,32 @@ def norms(lines: Any, path: Path, *, every: int) -> None:
         plain(panel)
     each = "one step each" if every == 1 else f"each the mean of {every} steps"
     figure.suptitle(f"{each}; dashed: the thresholds", fontsize=10)
+    save(figure, path)
+
+
+# ---- of a model that reads
+
+
+def context(memory: Any, path: Path, *, title: str, unit: str) -> None:
+    """The loss against the number of characters the model sees, beside that with all of the text.
+
+    memory: a `reading.Memory`. The bars are two standard errors of the difference from the latter.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(memory.full, color=ORANGE, lw=1.3, label=f"all before: {memory.full:.3f}")
+    spread = [2 * error for error in memory.errors]
+    axis.errorbar(
+        memory.lengths, memory.losses, spread,
+        fmt="o-", ms=4, lw=1.2, color=BLUE, elinewidth=1, label="the last n alone",
+    )  # fmt: skip
+    if memory.characters is not None:
+        label = f"within 1% from n = {memory.characters} on"
+        axis.axvline(memory.characters, color=GREY, ls="--", lw=1, label=label)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set(xlabel=f"n, the {unit}s the model sees", ylabel=f"nats per {unit}")
+    axis.legend(fontsize=9, framealpha=0.85, edgecolor="none")
+    axis.set_title(title, parse_math=False, fontsize=10)
+    plain(axis)
     save(figure, path)

@@ -33,8 +33,8 @@ def error_of(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def rates(line: Any) -> list[Rate]:
-    """Of a `report.Line`, in the order of its axis; none for another task. What diverged without ever being validated has
-    not solved it; what is still open does not count before it has a validation."""
+    """Of a `report.Line`, in the order of its axis; none for a task without an error. What diverged
+    without ever being validated has not solved it; what is open counts from its first validation."""
     if not any("error" in row for point in line.points for m in point.members for row in m.rows):
         return []  # its task has none
     found = []
