@@ -401,8 +401,9 @@ document.querySelector("table").onclick = event => {
   if (event.target.tagName == "A") $("text").scrollIntoView();
 };
 window.onhashchange = arrive;
-// The label whose best unit is furthest beyond chance comes first.
-label = D.labels.reduce((best, l, i) => l.beyond > D.labels[best].beyond ? i : best, 0);
+// First comes the label whose best unit is furthest beyond chance; a number only where there is no other.
+const rank = l => l.follows ? l.beyond + (l.marks ? 1 : 0) : 0;
+label = D.labels.reduce((best, l, i) => rank(l) > rank(D.labels[best]) ? i : best, 0);
 if (D.labels[label].top.length) unit = D.labels[label].top[0][0];
 document.querySelector("nav").hidden = false;
 arrive();
