@@ -38,6 +38,7 @@ def get_config():
     )
     config.eval.chunk = 250  # of them at once
     config.eval.lengths = ()  # at the end: the error at these lengths too, such as (100, 500)
+    config.eval.longer = 1000  # fresh sequences at each of these lengths
 
     config.sample = ConfigDict()  # the example shown while training
     config.sample.steps = 100  # of a longer one both ends are shown

@@ -43,7 +43,7 @@ def penalty(probe: Probe, params: Params, carry: Carry, batch: Any) -> Array:
     slots, seen = jax.lax.stop_gradient(jax.grad(error, has_aux=True)(slots))
     counted = valid_steps(time, inputs.get("lengths"), inputs.get("mask"))
     counted = jnp.ones((time, rows), bool) if counted is None else counted
-    if "reset" in inputs:
+    if inputs.get("reset") is not None:
         counted &= ~inputs["reset"]
     total = jnp.zeros((), dtype)
     for layer, each, slot in zip(taps.units(params), seen, slots, strict=True):

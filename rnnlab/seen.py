@@ -53,7 +53,8 @@ def seen_in(
         return {"flow": flow, "saturated": [{} for _ in net.names], "rows": count}
     few = min(rows, ROWS)
     start = taps.begun(net, jax.tree.map(lambda leaf: leaf[:few], carry), few, flow[0].dtype)
-    shown = {k: v[:few] if v.ndim == 1 else v[:, :few] for k, v in inputs.items()}
+    given = {name: array for name, array in inputs.items() if array is not None}
+    shown = {k: v[:few] if v.ndim == 1 else v[:, :few] for k, v in given.items()}
     _, _, seen = net.watch(params, start, **shown)
     shares = [
         saturation.share(net.cell, layer, each)

@@ -127,7 +127,8 @@ def _check(config: Config, problem: Problem) -> None:
             f"the sequences of '{config.task}' have a fixed length: leave data.shortest at 0 and "
             "eval.lengths at ()"
         )
-    for key, least in (("eval.sequences", 1), ("eval.chunk", 1), ("sample.steps", 2)):
+    counts = ("eval.sequences", 1), ("eval.longer", 1), ("eval.chunk", 1), ("sample.steps", 2)
+    for key, least in counts:
         if flat(config)[key] < least:
             raise UsageError(f"{key} must be at least {least}, got {flat(config)[key]}")
 
@@ -171,19 +172,22 @@ def drawn(config: Config, problem: Problem) -> Source:
 
     shortest = config.data.shortest or window
 
-    def fresh(low: int, high: int, *purpose: int) -> Callable[[], Iterable[Batch]]:
+    def fresh(count: int, low: int, high: int, *purpose: int) -> Callable[[], Iterable[Batch]]:
         def part(number: int, rows: int) -> Batch:
             return batch(Random(seed, *purpose, number), rows, low, high)
 
-        return chunks(config.eval.sequences, config.eval.chunk, part)
+        return chunks(count, config.eval.chunk, part)
 
     return Source(
         train=lambda step: batch(
             Random(seed, TRAIN, step), config.train.batch_size, shortest, window
         ),
-        valid=fresh(shortest, window, EVALUATE),
+        valid=fresh(config.eval.sequences, shortest, window, EVALUATE),
         last={
-            f"error_at_{length}": ("error", fresh(length, length, LONGER, length))
+            f"error_at_{length}": (
+                "error",
+                fresh(config.eval.longer, length, length, LONGER, length),
+            )
             for length in config.eval.lengths
         },
         example=lambda step: batch(Random(seed, SHOW, step), 1, shortest, window),
