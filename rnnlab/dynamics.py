@@ -6,7 +6,9 @@ step is s_{t+1} = F(s_t, x_t), with x_t given, and J_t = ds_{t+1}/ds_t is found 
 cell's own `step`. What a loss gets back from a state k steps earlier is multiplied by
 (J_{t+k-1} ... J_t)^T (Bengio et al. 1994; Pascanu et al. 2013, eq. 5).
 
-All of it is computed in float64, on a trajectory that may be of lower precision.
+All of it is computed in float64, on a trajectory that may be of lower precision. The matrices are
+small for LAPACK: with OPENBLAS_NUM_THREADS=1 in the environment it is faster, and on cores that
+others use too up to twenty times as fast, since OpenBLAS's threads wait for each other spinning.
 """
 
 import functools
