@@ -474,6 +474,7 @@ def main(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character of the text
     host.retain_memory()  # before JAX starts
+    host.one_blas_thread()
     from rnnlab import cache
     from rnnlab.types import RnnlabError
 

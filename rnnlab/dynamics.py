@@ -121,14 +121,14 @@ def _window(seen: Seen, rows: int, first: int, steps: int | None) -> _Window:
         raise UsageError(
             f"first must be from 0 to {time - 1}, of {time} steps recorded; got {first}"
         )
-    steps = time - first if steps is None else steps
-    if not 1 <= steps <= time - first:
+    count = time - first if steps is None else steps
+    if not 1 <= count <= time - first:
         raise UsageError(
-            f"steps must be from 1 to {time - first}, of {time} steps recorded; got {steps}"
+            f"steps must be from 1 to {time - first}, of {time} steps recorded; got {count}"
         )
 
     def cut(leaf: Any) -> np.ndarray:
-        return np.swapaxes(leaf[first : first + steps, :rows], 0, 1)
+        return np.swapaxes(leaf[first : first + count, :rows], 0, 1)
 
     def before(start: Any, states: Any) -> np.ndarray:
         return cut(np.concatenate([np.asarray(start)[None], np.asarray(states)[:-1]]))[:, :, None]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab import diagnose, diagnostics, report, sweep, train
 from rnnlab import diagnosis_figures as figures
+from rnnlab import diagnostics, report, sections, sweep, train
 from rnnlab import step as stepping
 from rnnlab.record import initial
 from rnnlab.types import UsageError
@@ -25,7 +25,7 @@ class Curve(NamedTuple):
 
 def _curve(task: Any, params: Any) -> np.ndarray:
     """[K] of the top layer, at the part of the state where the gradient reaches furthest."""
-    carry, batch = diagnose.warm(task, params)
+    carry, batch = sections.warm(task, params)
     top = diagnostics.flow(task.probe, params, carry, batch, last=True)[-1]
     curves = [curve[diagnostics.begins(curve) :] for curve in top.by_lag()]
     curves = [curve / curve[0] for curve in curves if curve[0] > 0]

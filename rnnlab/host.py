@@ -34,6 +34,14 @@ def retain_memory() -> bool:
         return False
 
 
+def one_blas_thread() -> None:
+    """NumPy's small factorisations on one thread, unless the user says otherwise; before NumPy.
+
+    On two, of a machine that is busy, they take ten to twenty times as long: OpenBLAS's threads spin.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def keep_compiled(folder: Path) -> None:
     """Keep compiled programs in `folder`, so that the second launch starts at once.
 

@@ -34,7 +34,7 @@ class Taps(NamedTuple):
 class Seen(NamedTuple):
     """What one layer did over a window."""
 
-    x: Array  # [T, B, D] or int [T, B], its input
+    x: Any  # [T, B, D] or int [T, B], its input
     start: Carry  # [B, H], the state before the first step
     states: Carry  # [T, B, H] each, the state after every step
 

@@ -1,5 +1,9 @@
 """What the tests share. JAX runs with its default float32; what needs float64 asks for it."""
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two that spin beside each other take long
+
 import jax
 import pytest
 from hypothesis import settings

@@ -11,7 +11,7 @@ import test_population
 from test_population import ROOT, SMALL
 
 import launch
-from rnnlab import diagnose, train
+from rnnlab import sections, train
 from rnnlab.diagnostics import Clipping, Flow, Share, Truncation
 from rnnlab.saturation import Activation, Saturation
 
@@ -94,34 +94,34 @@ def curve_of(values) -> Flow:
 
 
 def test_flow_sentences():
-    (told,) = diagnose.flow_sentences([curve_of(0.5 ** np.arange(20))])
+    (told,) = sections.flow_sentences([curve_of(0.5 ** np.arange(20))])
     assert (
         told == "layer 1, h: the gradient falls to 1% within 7 steps, by a factor of 0.50 a step."
     )
-    (told,) = diagnose.flow_sentences([curve_of(0.99 ** np.arange(101))])
+    (told,) = sections.flow_sentences([curve_of(0.99 ** np.arange(101))])
     assert "reaches back over the whole window: after 100 steps it is 36.6%" in told
     assert "a factor of 0.990 a step" in told
-    grows, falls = diagnose.flow_sentences([curve_of([1.0, 30.0, 50.0, 1e-3])])
+    grows, falls = sections.flow_sentences([curve_of([1.0, 30.0, 50.0, 1e-3])])
     assert "grows, to 50 times its first size within 2 steps: it explodes" in grows
     assert "falls to 1% within 3 steps" in falls
     # An inner state has no gradient at lag 0: it is counted from lag 1.
-    (told,) = diagnose.flow_sentences([curve_of([0.0, 1.0, 0.1, 0.001])])
+    (told,) = sections.flow_sentences([curve_of([0.0, 1.0, 0.1, 0.001])])
     assert "falls to 1% within 2 steps" in told
-    (told,) = diagnose.flow_sentences([curve_of([0.0, 0.0])])
+    (told,) = sections.flow_sentences([curve_of([0.0, 0.0])])
     assert told == "layer 1, h: no gradient of the last step's loss arrives."
 
 
 def test_the_part_of_the_state_that_reaches_furthest_is_told_of():
     fast, slow = curve_of(0.5 ** np.arange(20)), curve_of(0.8 ** np.arange(20))
     both = Flow("layer 2", ("h", "c"), np.concatenate([fast.norms, slow.norms]), fast.last)
-    (told,) = diagnose.flow_sentences([both])
+    (told,) = sections.flow_sentences([both])
     assert told.startswith("layer 2, c: the gradient reaches back over the whole window")
 
 
 def test_shares_sentences():
     even, late = np.full(20, 0.05), np.r_[np.zeros(18), 0.6, 0.4]
-    assert diagnose.shares_sentences([Share("layer 1", {}, {"kernel_h": even})]) == []
-    (told,) = diagnose.shares_sentences([Share("layer 1", {}, {"kernel_h": late})])
+    assert sections.shares_sentences([Share("layer 1", {}, {"kernel_h": even})]) == []
+    (told,) = sections.shares_sentences([Share("layer 1", {}, {"kernel_h": late})])
     assert told.startswith("layer 1: the last 2 of 20 steps make 100%")
 
 
@@ -138,40 +138,40 @@ def saturated(share, kind="tanh", name="candidate"):
 
 
 def test_saturation_sentences():
-    (told,) = diagnose.saturation_sentences([saturated(0.61), saturated(0.05)])
+    (told,) = sections.saturation_sentences([saturated(0.61), saturated(0.05)])
     assert told == (
         "layer 1, candidate: 61% of the values are saturated; 50% of the units are so most of the time."
     )
-    (told,) = diagnose.saturation_sentences([saturated(0.05), saturated(0.02, "logistic", "gate")])
+    (told,) = sections.saturation_sentences([saturated(0.05), saturated(0.02, "logistic", "gate")])
     assert told.startswith("No activation is saturated in more than 10%")
     assert "candidate of layer 1, 5.0%" in told
-    assert diagnose.saturation_sentences([]) == []
+    assert sections.saturation_sentences([]) == []
 
 
 def test_truncation_sentences():
     windows = np.array([1, 2, 4, 8])
     cosine = np.array([0.1, 0.995, 0.98, 1.0])  # it falls again: the last rise counts
     found = Truncation(windows, cosine, 1 - cosine, cosine, cosine)
-    first, second = diagnose.truncation_sentences(found, trained=4)
+    first, second = sections.truncation_sentences(found, trained=4)
     assert "a cosine of 0.980 with that over 8 steps, and is off by 2% of its norm" in first
     assert second.startswith("From windows of 8 steps on")
-    assert len(diagnose.truncation_sentences(found, trained=8)) == 1
+    assert len(sections.truncation_sentences(found, trained=8)) == 1
 
 
 def test_clipping_sentences():
     found = Clipping(
         "global_norm", 1.0, np.array([0.5, 0.5, 0.5, 2.0]), np.r_[1, 1, 1, 0.5], np.ones(4)
     )
-    (told,) = diagnose.clipping_sentences(found, [])
+    (told,) = sections.clipping_sentences(found, [])
     assert "clipping at 1 acts on 25% of them" in told
     rows = [
         {"split": "train", "step": step, "clipped": share}
         for step, share in ((10, 1.0), (20, 0.1), (100, 0.0))
     ]
-    _, told = diagnose.clipping_sentences(found, rows)
+    _, told = sections.clipping_sentences(found, rows)
     assert told == "In training it acted on 11% of 100 steps, nine tenths of them before step 10."
     off = found._replace(threshold=math.inf, factor=np.ones(4))
-    assert "clipping off acts on 0% of them" in diagnose.clipping_sentences(off, [])[0]
+    assert "clipping off acts on 0% of them" in sections.clipping_sentences(off, [])[0]
 
 
 def test_the_looks_of_training_are_rows_of_json(run):

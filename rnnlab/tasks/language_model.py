@@ -165,18 +165,19 @@ def make(config: Config, kept: Path | None = None) -> Task:
             f"data.batching must be 'streams' or 'windows', got '{config.data.batching}'"
         )
 
+    def held_tokens() -> np.ndarray:
+        if held is None or not held.exists():
+            return corpus()[2]
+        try:
+            return np.load(held, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise UsageError(
+                f"{held} is damaged: remove it, and the text itself is read again"
+            ) from error
+
     @functools.cache
     def validation() -> tuple[data.HeldOut, dict[str, np.ndarray]]:
-        if held is not None and held.exists():
-            try:
-                tokens = np.load(held, allow_pickle=False)
-            except (ValueError, OSError, EOFError) as error:
-                raise UsageError(
-                    f"{held} is damaged: remove it, and the text itself is read again"
-                ) from error
-        else:
-            tokens = corpus()[2]
-        options = config.eval
+        tokens, options = held_tokens(), config.eval
         text = data.held_out(
             tokens, streams=options.streams, window=options.window, burn_in=options.burn_in
         )
@@ -313,5 +314,5 @@ def make(config: Config, kept: Path | None = None) -> Task:
         },
         unit=unit,
         writes=True,
-        probe=Probe(net, inputs, losses),
+        probe=Probe(net, inputs, losses, text=lambda: (vocabulary, held_tokens())),
     )
