@@ -14,6 +14,7 @@ STEPS = 100  # of each
 LARGEST = 512  # numbers in a state, up to which all singular values are computed
 LEADING = 8  # Lyapunov exponents of a larger one
 STARTS = 100  # of the search for fixed points
+MOST = 6  # sentences about one layer's points
 SEARCHED = 256  # numbers in a state, up to which it is searched
 
 
@@ -102,7 +103,10 @@ def fixed_points_section(subject: Subject, folder: Path) -> Section | None:
             continue
         starts = fixed_points.starting_states(one, count=STARTS, noise=0.1, seed=0)
         found = fixed_points.fixed_points(cell, params, fixed_points.no_input(one), starts)
-        told += fixed_points.fixed_point_sentences(found, name)
+        said = fixed_points.fixed_point_sentences(found, name)
+        told += said[:MOST]
+        if len(said) > MOST:
+            told.append(f"{name} has {len(said) - MOST} more kinds of points: see the figure.")
         if not len(found.states):
             continue
         file = name.replace(" ", "_")
