@@ -9,8 +9,9 @@ first command, half a minute, writes runs/saturation.initial/diagnosis.md: initi
 gradient after 50 steps over the scales of the recurrent weights and of the inputs, with the border
 between vanishing and exploding, and shows what each initialisation scheme does there. Expect four in
 ten states beyond 0.95, a gradient that grows a thousandfold over 20 steps, and neighbouring states
-that diverge. Compare --config.model.options.kernel_h_init=orthogonal. The second trains it on the temporal order problem
-over 20 steps, in a minute, and looks at saturation as it goes: see `diagnose --workdir=runs/saturation`.
+that diverge. Compare --config.model.options.kernel_h_init=orthogonal. The second trains it on the
+temporal order problem over 20 steps, in a minute, and looks at saturation as it goes: see
+`diagnose --workdir=runs/saturation`.
 """
 
 from experiments import memory
