@@ -28,7 +28,7 @@ class Remote(NamedTuple):
     """A file of a public corpus.
 
     file: its name in the cache folder.
-    address: what is downloaded.
+    address: what is downloaded; if it ends in .gz and the file does not, the file is what that holds.
     digest: "sha256:..." or "md5:..." of the file in the cache folder.
     folder: if the address is a tar archive, the folder in it whose *.txt, concatenated in the
       order of their names, are the file. Archives made on demand are not stable byte for byte;
@@ -108,6 +108,8 @@ def fetch(remote: Remote) -> Path:
             file.write(piece)
         if remote.folder:
             _unpack(file, remote)
+        elif remote.address.endswith(".gz") and not remote.file.endswith(".gz"):
+            _expand(file, remote)
         found = _digest(file, remote.digest)
         if found != remote.digest:
             raise UsageError(
@@ -169,6 +171,18 @@ def _unpack(file: BinaryIO, remote: Remote) -> None:
     file.truncate()
     for name in sorted(texts):
         file.write(texts[name])
+
+
+def _expand(file: BinaryIO, remote: Remote) -> None:
+    """Replace a gzip file by what it holds, in place."""
+    file.seek(0)
+    try:
+        content = gzip.decompress(file.read())
+    except (OSError, EOFError, zlib.error):
+        raise UsageError(f"what {remote.address} sends is no gzip file") from None
+    file.seek(0)
+    file.truncate()
+    file.write(content)
 
 
 def reason_of(error: BaseException) -> str:

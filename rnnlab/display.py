@@ -19,6 +19,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def number(loss: float) -> str:
+    """Four decimals, or two digits of what is smaller than 0.01."""
+    return f"{loss:.4f}" if abs(loss) >= 0.01 or not loss else f"{loss:.2g}"
+
+
 class _Console(Console):
     """A console whose reader may go away (`| head`): a run is worth more than its output."""
 
@@ -121,7 +126,7 @@ class Display:
         """A row of metrics: in the bar's text, or a line of its own."""
         step, loss = row["step"], float(row["loss"])
         if row["split"] == "valid":
-            text = f"step {step:>6}  validation {loss:.4f} {self._measure}/{self._unit}"
+            text = f"step {step:>6}  validation {number(loss)} {self._measure}/{self._unit}"
             if "loss_random_windows" in row:
                 text += (
                     f" ({row[f'bits_per_{self._unit}']:.4f} bits, "
@@ -129,7 +134,7 @@ class Display:
                     f"random windows {row['loss_random_windows']:.4f})"
                 )
             if "baseline_loss" in row:
-                text += f" (baseline {row['baseline_loss']:.4f})"
+                text += f" (baseline {number(row['baseline_loss'])})"
             if "error" in row:
                 text += f", {100 * row['error']:.1f}% of the sequences wrong"
             self.say(text)
@@ -137,11 +142,11 @@ class Display:
         measured = row.get(f"{self._unit}s_per_second")  # not yet, if only one step was taken
         rate = "" if measured is None else f"{measured:,.0f} {self._unit}s/s"
         if self._progress is not None:
-            self._progress.update(self._bar, completed=step, text=f"loss {loss:.4f}  {rate}")
+            self._progress.update(self._bar, completed=step, text=f"loss {number(loss)}  {rate}")
             return
         done = step - self._start
         left = (time.monotonic() - self._began) / max(done, 1) * (self._steps - step)
         self.say(
-            f"step {step:>6}/{self._steps}  loss {loss:.4f}  |g| {row['grad_norm']:.3f}  "
+            f"step {step:>6}/{self._steps}  loss {number(loss)}  |g| {row['grad_norm']:.3f}  "
             f"clipped {100 * row['clipped']:.0f}%  {rate}  {clock(left)} left"
         )

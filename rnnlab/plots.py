@@ -79,7 +79,7 @@ def curves(
             mec="white",
             color=RED,
             ls="",
-            label=f"best {values[best]:.4f} at step {steps[best]}",
+            label=f"best {values[best]:.4g} at step {steps[best]}",
         )
         # The first steps, near log V, would flatten all that follows.
         seen = values + train[1] + extra[1]

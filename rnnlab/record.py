@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from rnnlab import checkpoint, optim, parallel, runfolder, seen, taps
 from rnnlab import config as configuration
 from rnnlab import step as stepping
-from rnnlab.display import Display, clock
+from rnnlab.display import Display, clock, number
 from rnnlab.types import (
     CheckpointError,
     Config,
@@ -328,7 +328,7 @@ class Record:
         for name, value in extra.items():
             self.display.say(f"{name.replace('_', ' ')}: {value:.4f}")
         said = (
-            f"done: {step} steps in {clock(summary['seconds'])}, best validation {self.best:.4f} "
+            f"done: {step} steps in {clock(summary['seconds'])}, best validation {number(self.best)} "
             f"{self.task.measure}/{self.task.unit} at step {self.best_step}; everything is in "
             f"{self.workdir} (curves.png, samples.txt, metrics.jsonl)."
         )

@@ -1,0 +1,224 @@
+"""Sequential MNIST: a handwritten digit, read pixel by pixel, is to be named at the last one.
+
+Le et al. 2015 (section 4.2): the 784 pixels of an image, from left to right and from top to bottom,
+as numbers in [0, 1]; with `permuted` in one random order, the same for all images and all runs. The
+answer, at the last step, is one of 10 digits. An epoch is all training images in a random order, but
+for those that fill no batch.
+
+data.path: a folder with the four IDX files, as they are named below, with or without .gz; unset, they
+are downloaded. data.valid: how many of the last training images are held out, 5,000; validation reads
+the first eval.sequences of these, and at the end the whole test set is read. data.pool: the average
+of each block of pool x pool pixels is one step, for a quick run. train.window must be the number of
+steps, 784 / pool^2.
+
+Without memory one guesses: ln 10 nats.
+"""
+
+import functools
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab import cache, runfolder, sequences
+from rnnlab.types import Config, Task, UsageError
+
+_ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+FILES = {  # name -> sha256 of what the .gz holds
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+DIGITS = 10
+SHADES = " .:+#"
+
+
+class Images(NamedTuple):
+    """The data, as its files have it."""
+
+    train: tuple[np.ndarray, np.ndarray]  # uint8 [N, rows, columns], uint8 [N]
+    test: tuple[np.ndarray, np.ndarray]
+    sha256: str  # of the four files, one after the other
+    source: str
+
+
+@functools.lru_cache(maxsize=1)
+def load(path: str) -> Images:
+    """The images of a folder, or for "" the published ones, downloaded once.
+
+    Raises UsageError for a file that is missing, damaged or of another kind, images and labels that
+    do not belong together, or a download that fails.
+    """
+    digest, arrays = hashlib.sha256(), []
+    for name, sha256 in FILES.items():
+        if path:
+            content = _content(Path(path).expanduser(), name)
+        else:
+            remote = cache.Remote(
+                f"mnist-{name}", f"{_ADDRESS}{name}.gz", f"sha256:{sha256}", folder="", member=""
+            )
+            content = cache.fetch(remote).read_bytes()
+        digest.update(content)
+        arrays.append(parsed(content, name, rank=3 if "idx3" in name else 1))
+    images, labels, test_images, test_labels = arrays
+    for pictures, answers in ((images, labels), (test_images, test_labels)):
+        if len(pictures) != len(answers) or not len(answers):
+            raise UsageError(f"MNIST: {len(pictures)} images and {len(answers)} labels")
+        if answers.max() >= DIGITS:
+            raise UsageError(f"MNIST: a label is {answers.max()}, and there are {DIGITS} digits")
+    if images.shape[1:] != test_images.shape[1:]:
+        raise UsageError("MNIST: the images for training and for testing are of different sizes")
+    return Images(
+        (images, labels), (test_images, test_labels), digest.hexdigest(), path or _ADDRESS
+    )
+
+
+def _content(folder: Path, name: str) -> bytes:
+    """The file of that name, or what NAME.gz holds."""
+    plain, packed = folder / name, folder / f"{name}.gz"
+    try:
+        if plain.exists():
+            return plain.read_bytes()
+        if packed.exists():
+            return gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"cannot read {name} in {folder}: {cache.reason_of(error)}") from None
+    raise UsageError(f"data.path {folder} has no {name}, nor {name}.gz")
+
+
+def parsed(content: bytes, name: str, *, rank: int) -> np.ndarray:
+    """The array of an IDX file of bytes: 0, 0, 8 (uint8), its rank, each size as a big-endian int32,
+    and the numbers. Raises UsageError for another kind of file, or another length."""
+    head = 4 + 4 * rank
+    if len(content) < head or content[:4] != bytes((0, 0, 8, rank)):
+        raise UsageError(f"{name} is no IDX file of bytes with {rank} dimensions")
+    shape = tuple(int(n) for n in np.frombuffer(content[4:head], ">i4"))
+    if min(shape) < 0 or len(content) - head != math.prod(shape):
+        raise UsageError(
+            f"{name} is damaged: it should hold {' x '.join(map(str, shape))} bytes after its header, "
+            f"and holds {len(content) - head}"
+        )
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def pooled(images: np.ndarray, pool: int) -> np.ndarray:
+    """float32 [N, T] in [0, 1]: the averages of blocks of pool x pool pixels, in reading order.
+    Raises UsageError if blocks of that size do not fill an image."""
+    count, rows, columns = images.shape
+    if pool < 1 or rows % pool or columns % pool:
+        raise UsageError(f"data.pool must divide {rows} and {columns}, got {pool}")
+    blocks = images.reshape(count, rows // pool, pool, columns // pool, pool)
+    return (blocks.mean((2, 4), dtype=np.float32) / 255).reshape(count, -1).astype(np.float32)
+
+
+def make(config: Config, kept: Path | None = None) -> Task:
+    """The task of `config`; with `kept`, the images must be those of that run.
+
+    Raises UsageError for options that do not fit the images, or other images than the run's.
+    """
+    chosen = sequences.options(config, path="", permuted=False, pool=1, valid=5000)
+    found = load(chosen["path"])
+    if kept is not None:
+        before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
+        if before != found.sha256:
+            raise UsageError(
+                f"the images of this run have changed since it began: {found.source} has sha256 "
+                f"{found.sha256}, the run has {before}"
+            )
+    width = found.train[0].shape[2] // max(chosen["pool"], 1)
+
+    def taken(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return pooled(images, chosen["pool"]), labels
+
+    pixels, labels = taken(*found.train)
+    steps, rows, held = pixels.shape[1], config.train.batch_size, chosen["valid"]
+    if config.train.window != steps:
+        raise UsageError(
+            f"an image has {steps} steps (data.pool is {chosen['pool']}): set train.window to {steps}"
+        )
+    count = len(labels) - held
+    if held < 1 or count < rows:
+        raise UsageError(
+            f"of {len(labels)} training images data.valid holds out {held}, and a batch has {rows}"
+        )
+    if config.eval.sequences > held:
+        raise UsageError(f"eval.sequences is {config.eval.sequences}, more than data.valid, {held}")
+    draws = sequences.Random(0, sequences.PIXELS).uniform((steps,))
+    order = np.argsort(draws) if chosen["permuted"] else np.arange(steps)
+
+    def batch(pixels: np.ndarray, labels: np.ndarray, index: np.ndarray) -> sequences.Batch:
+        inputs = pixels[index][:, order].T[..., None]
+        targets = np.zeros((steps, len(index)), np.int32)
+        targets[-1] = labels[index]
+        weights = np.zeros((steps, len(index)), bool)
+        weights[-1] = True
+        return {"inputs": np.ascontiguousarray(inputs), "targets": targets, "weights": weights}
+
+    per_epoch = count // rows
+
+    @functools.lru_cache(maxsize=2)
+    def shuffled(epoch: int) -> np.ndarray:
+        return np.argsort(sequences.Random(config.seed, sequences.ORDER, epoch).uniform((count,)))
+
+    def train(step: int) -> sequences.Batch:
+        epoch, place = divmod(step, per_epoch)
+        return batch(pixels, labels, shuffled(epoch)[place * rows : (place + 1) * rows])
+
+    def in_order(
+        pixels: np.ndarray, labels: np.ndarray, first: int, count: int
+    ) -> Callable[[], Iterable[sequences.Batch]]:
+        def part(number: int, size: int) -> sequences.Batch:
+            index = first + np.minimum(number * size + np.arange(size), count - 1)
+            return batch(pixels, labels, index)
+
+        return sequences.chunks(count, config.eval.chunk, part)
+
+    def test() -> Iterable[sequences.Batch]:
+        images, answers = taken(*found.test)
+        return in_order(images, answers, 0, len(answers))()
+
+    def example(step: int) -> sequences.Batch:
+        random = sequences.Random(config.seed, sequences.SHOW, step)
+        return batch(pixels, labels, random.integers(count, len(labels), (1,)))
+
+    def tell(inputs: np.ndarray) -> str:
+        picture = np.zeros(steps)
+        picture[order] = inputs[:, 0]
+        shades = np.minimum((picture * len(SHADES)).astype(int), len(SHADES) - 1)
+        text = "".join(SHADES[shade] for shade in shades)
+        return "\n".join(text[i : i + width].rstrip() for i in range(0, steps, width))
+
+    def facts() -> dict[str, Any]:
+        return {
+            "source": found.source,
+            "sha256": found.sha256,
+            "train_images": count,
+            "valid_images": config.eval.sequences,
+            "test_images": len(found.test[1]),
+            "steps_per_epoch": per_epoch,
+        }
+
+    source = sequences.Source(
+        train=train,
+        valid=in_order(pixels, labels, count, config.eval.sequences),
+        last={"test_accuracy": ("accuracy", test)},
+        example=example,
+        facts=facts,
+    )
+    problem = sequences.Problem(
+        inputs=1,
+        outputs=DIGITS,
+        vectors=True,
+        draw=None,
+        baseline=("guessing", math.log(DIGITS)),
+        unit="sequence",
+        facts={key: value for key, value in chosen.items() if key != "path"},
+        tell=tell,
+    )
+    return sequences.make(config, problem, source)
