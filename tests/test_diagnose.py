@@ -53,6 +53,7 @@ def test_of_a_run(run, capsys):
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_of_a_config_at_initialisation(text, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [f"--config={ROOT / 'experiments' / 'default.py'}", f"--out={out}", "--window=16"]

@@ -107,6 +107,7 @@ def test_forward_and_backward_norms_have_one_distribution():
     assert forward.std() == pytest.approx(backward.std(), rel=0.02)
 
 
+@pytest.mark.slow
 @every_cell
 def test_curves_end_where_the_scan_is(name):
     cell = cells.get(name, hidden=6)
@@ -123,6 +124,7 @@ def test_curves_end_where_the_scan_is(name):
     assert len({float(curve.log10[-1]) for curve in curves}) == len(curves)
 
 
+@pytest.mark.slow
 def test_the_scale_of_a_scheme_is_that_of_its_entries(float64):
     cell = cells.get("gru", hidden=40)
     wanted = ("orthogonal:1.7", "identity:0.5", "uniform:0.08", "lecun_normal", "preset:torch")

@@ -69,7 +69,13 @@ def by_hand(probe, params, batch, skip=lambda k, b: False):
     return float(np.mean(terms))
 
 
-@pytest.mark.parametrize("cell", cells.names())
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(c, marks=pytest.mark.slow if c in ("gru", "ugrnn") else ())
+        for c in cells.names()
+    ],
+)
 def test_it_is_the_equation_of_the_paper(cell):
     probe, params, batch = probed(cell)
     found = jax.jit(lambda p: omega.penalty(probe, p, (), batch))(params)
@@ -114,7 +120,7 @@ def test_an_orthogonal_linear_map_costs_nothing_and_a_scaled_one_its_square():
         np.testing.assert_allclose(found, (scale - 1) ** 2, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", ["rnn", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_its_gradient_holds_states_errors_and_inputs(cell):
     """By central differences of Omega with everything else held where it was."""
     probe, params, batch = probed(cell)

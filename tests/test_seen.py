@@ -71,7 +71,7 @@ def test_the_flow_is_the_gradient_at_each_state(single):
 
 
 @two_devices
-@pytest.mark.parametrize("kind", ["apart", "mesh"])
+@pytest.mark.parametrize("kind", ["apart", pytest.param("mesh", marks=pytest.mark.slow)])
 def test_over_two_devices_it_is_the_same(text, single, kind):
     found, *_ = taken(text, kind, "all")
     for name in ("flow", "saturated"):
@@ -90,6 +90,7 @@ def test_flow_alone_has_no_saturation(text):
     assert (np.asarray(found["flow"])[:, 0, :-1] > 0).all()
 
 
+@pytest.mark.slow
 def test_looking_changes_the_training_by_rounding_alone(text, tmp_path):
     folders = []
     for every in (0, 7):
@@ -192,6 +193,7 @@ def test_what_has_no_layers_cannot_be_looked_into(text):
         stepping.make(task, optimiser, omega=1.0, split=parallel.Split((1, 2)), **options)
 
 
+@pytest.mark.slow
 def test_omega_is_part_of_what_is_differentiated(text):
     """One step of plain descent moves the weights by the gradient of loss + weight * Omega."""
     settings = made(text, {"optim.clip_norm": float("inf")}, *NO_DROPOUT)

@@ -204,7 +204,10 @@ def test_the_baseline_is_what_one_does_without_memory(task):
     np.testing.assert_allclose(total, lost.mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("task", ["temporal_order", "adding", "copy"])
+@pytest.mark.parametrize(
+    "task",
+    ["temporal_order", *(pytest.param(t, marks=pytest.mark.slow) for t in ("adding", "copy"))],
+)
 def test_padding_changes_nothing(task):
     one = made(task, "data.shortest=21")
     batch, params = one.batch(0), one.init(jax.random.key(0))
@@ -220,7 +223,13 @@ def test_padding_changes_nothing(task):
     jax.tree.map(np.testing.assert_array_equal, gradient(params, noisy), plain)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(t, marks=() if t in ("temporal_order", "adding") else pytest.mark.slow)
+        for t in TASKS
+    ],
+)
 def test_a_few_steps_bring_the_loss_down(task):
     one = settings(task, "optim.learning_rate=0.01", "train.steps=40")
     task_, optimiser = train.build(one)

@@ -59,7 +59,11 @@ def brute_force(cell: Cell, setting: Any) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
 
-@pytest.mark.parametrize("how", [{}, {"chunk": 4}, {"path": "plain"}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [{}, pytest.param({"chunk": 4}, marks=pytest.mark.slow), {"path": "plain"}],
+    ids=str,
+)
 @pytest.mark.parametrize("case", PLAIN, ids=label)
 def test_norms_and_gradients_are_those_of_each_state(case: Case, how):
     cell = cells.get(case.cell, hidden=H, **case.options)
