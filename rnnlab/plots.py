@@ -283,32 +283,54 @@ def _smoothed(steps: list[int], values: list[float]) -> tuple[list[int], list[fl
 
 
 def success(lines: Any, path: Path, *, axis: str) -> None:
-    """The share of the seeds that solved the task against the values of a key."""
+    """The share of the seeds that solved the task against the values of a key: of many lines a panel
+    for each value of their first setting, and a colour for each combination of the others."""
     values = sorted({point.value for line in lines for point in line.points})
-    places = _places(values)
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    panel = figure.subplots()
-    apart = 0.006 * (max(places.values()) - min(places.values()))
-    for number, line in enumerate(lines):
-        found = [rate for rate in solved.rates(line) if rate.seeds]
-        aside = apart * (number - (len(lines) - 1) / 2)  # so that no line hides another
-        panel.plot(
-            [places[rate.value] + aside for rate in found],
-            [100 * rate.solved / rate.seeds - 0.6 * number for rate in found],
-            marker=MARKERS[number % 8], ms=6, color=COLOURS[number % 8],
-            ls=("-", "--", ":")[number // 8 % 3], label=line.label,
-        )  # fmt: skip
-    _ticks(panel, places, axis)
+    places, groups = _places(values), {}
+    for line in lines:
+        split = len(lines) > 4 and len(line.parts) > 1
+        groups.setdefault(line.parts[0] if split else "", []).append(line)
+    if len(groups) == len(lines) > 1 or len(groups) > 6:
+        groups = {"": list(lines)}
+    rest = list(dict.fromkeys(_rest(line, bool(name)) for name, g in groups.items() for line in g))
+    across = min(len(groups), 2)
+    down = -(-len(groups) // across)
+    size = (8, 4.6) if across == 1 else (9.5, 3.1 * down + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    apart = 0.008 * (max(places.values()) - min(places.values()))
+    for panel, (name, group) in zip(panels.flat, groups.items(), strict=False):
+        for line in group:
+            number = rest.index(_rest(line, bool(name)))
+            found = [rate for rate in solved.rates(line) if rate.seeds]
+            aside = apart * (number - (len(rest) - 1) / 2)  # so that no line hides another
+            panel.plot(
+                [places[rate.value] + aside for rate in found],
+                [100 * rate.solved / rate.seeds - 1.2 * number for rate in found],
+                marker=MARKERS[number % 8], ms=6, color=COLOURS[number % 8], lw=1.6,
+            )  # fmt: skip
+        _ticks(panel, places, axis)
+        panel.set(title=name or None, ylim=(-8, 106), xlabel=None)
+        plain(panel)
+    for empty in panels.flat[len(groups) :]:
+        empty.set_visible(False)
+    handles = [
+        Line2D([], [], color=COLOURS[i % 8], marker=MARKERS[i % 8], ms=6, label=label)
+        for i, label in enumerate(rest)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     seeds = max(rate.seeds for line in lines for rate in solved.rates(line))
-    panel.set(
-        xlabel="length T of the sequences" if axis == "train.window" else axis.rpartition(".")[2],
-        ylabel="% of the seeds that solved it",
-        ylim=(-8, 106),
-        title=f"error below {100 * solved.SOLVED:g}%, up to {seeds} seeds; lines drawn slightly apart",
-    )
-    plain(panel)
-    panel.legend(fontsize=8, framealpha=0.85, edgecolor="none")
+    figure.supylabel("% of the seeds that solved it", fontsize=10)
+    name = "length T of the sequences" if axis == "train.window" else axis.rpartition(".")[2]
+    for panel in panels[-1]:
+        panel.set_xlabel(name)
+    title = f"error below {100 * solved.SOLVED:g}%, {seeds} seeds; lines drawn slightly apart"
+    figure.suptitle(title, fontsize=10)
     save(figure, path)
+
+
+def _rest(line: Any, split: bool) -> str:
+    return ", ".join(line.parts[1:]) if split else line.label
 
 
 def beyond(lines: Any, path: Path, *, axis: str | None) -> None:
