@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rnnlab import report, solved
+from rnnlab import plots, report, solved
 
 
 def member(error, state="done", *, at=None, summary=()):
@@ -74,3 +74,26 @@ def test_beyond_is_the_mean_of_those_that_solved_the_longest():
     found = solved.beyond(line_of({10: easy, 20: hard, 30: [member(0.5)]}))
     assert found == {50: pytest.approx(0.05), 100: pytest.approx(0.3)}
     assert solved.beyond(line_of({10: [member(0.5)]})) == {}
+
+
+@pytest.mark.parametrize("cells", [("rnn",), ("rnn", "gru", "lstm")])
+def test_the_figures_are_drawn(tmp_path, cells):
+    lines = [
+        report.Line(
+            ("model.cell", "optim.clip_norm"),
+            (cell, clip),
+            line_of(
+                {
+                    10: [member(0.0, summary={"error_at_50": 0.2})] * 2,
+                    100: [member(0.5), member(None, "diverged")],
+                }
+            ).points,
+        )
+        for cell in cells
+        for clip in ("no clipping", "clip_norm 1")
+    ]
+    plots.success(lines, tmp_path / "success.png", axis="train.window")
+    plots.beyond(lines, tmp_path / "lengths.png", axis="train.window")
+    for name in ("success.png", "lengths.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 2
