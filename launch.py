@@ -372,7 +372,11 @@ def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
         halving=flags.halving,
         say=say,
     )
-    say(report.write(workdir))
+    try:
+        say(report.write(workdir))
+    except UsageError:
+        if not failed:  # none has got as far as a row, which has been told
+            raise
     return 1 if failed else 0
 
 

@@ -1,4 +1,4 @@
-"""How far back the gradient reaches, for four cells, at initialisation and trained: 8 runs, 4 minutes.
+"""How far back the gradient reaches, for four cells, at initialisation and trained: 8 runs, 3 minutes.
 
     python launch.py sweep --config=experiments/vanishing.py
     python launch.py diagnose --workdir=runs/vanishing
@@ -7,8 +7,8 @@ Bengio et al. 1994 and Pascanu et al. 2013: going back k steps the gradient is m
 Jacobians, and so behaves like a^k. The task is the temporal order problem over 100 steps: the answer
 depends on what stood 50 to 90 steps before. Expect, in runs/vanishing/diagnosis, the tanh RNN's
 gradient to fall like 0.9^k at initialisation, and faster once training has saturated its units: it
-solves nothing. That of the gated cells reaches back over the whole sequence once they have solved it:
-training has made their factor close to 1.
+solves nothing. That of UGRNN and GRU reaches back over the whole sequence once they have solved it:
+training has made their factor close to 1. (In 2,000 steps the LSTM solves it with one of two seeds.)
 """
 
 from experiments import memory
@@ -20,7 +20,7 @@ def get_config():
     config.model.hidden = 64
     config.train.window = 100
     config.train.batch_size = 32
-    config.train.steps = 3000
+    config.train.steps = 2000
     config.train.eval_every = 1000
     config.train.sample_every = 0
     config.train.keep = 1
