@@ -559,3 +559,15 @@ def test_values_are_spelt_as_they_are_parsed(value):
     assert config.spelt(np.float64(0.5)) == "0.5"
     with pytest.raises(UsageError):
         config.parse("key", config.spelt(0.5), int)
+
+
+@pytest.mark.parametrize(("failed", "code"), [(2, 1), (0, 2)])
+def test_members_that_fail_before_their_first_row(
+    text, tmp_path, monkeypatch, capsys, failed, code
+):
+    """That they failed has been told: there is no report, and the exit code is theirs."""
+    path, folder = experiment(tmp_path, text, "add(seed=0)"), tmp_path / "sweep"
+    monkeypatch.setattr(executors, "run", lambda *arguments, **options: failed)
+    monkeypatch.setattr(host, "make_devices", lambda count: None)
+    assert launch.main(["sweep", f"--config={path}", f"--workdir={folder}"]) == code
+    assert bool(capsys.readouterr().err) == (not failed)
