@@ -60,11 +60,13 @@ def brute_force(cell: Cell, setting: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "how",
-    [{}, pytest.param({"chunk": 4}, marks=pytest.mark.slow), {"path": "plain"}],
-    ids=str,
+    ("case", "how"),
+    [
+        pytest.param(case, how, id=f"{label(case)}-{how}")
+        for case in PLAIN
+        for how in ([{}] if case.options else [{}, {"chunk": 4}, {"path": "plain"}])
+    ],
 )
-@pytest.mark.parametrize("case", PLAIN, ids=label)
 def test_norms_and_gradients_are_those_of_each_state(case: Case, how):
     cell = cells.get(case.cell, hidden=H, **case.options)
     given = setting(cell)
