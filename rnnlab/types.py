@@ -64,12 +64,12 @@ class Model(NamedTuple):
     # (params, carry, x, *, key, lengths, mask, reset, taps) -> (carry, outputs [T, B, V]), where taps
     # has a `rnnlab.taps.Taps` or None for each unroll, in the order of `names`
     apply: Callable[..., tuple[Carry, Array]]
-    # The same -> (carry, outputs, seen), with a `rnnlab.taps.Seen` for each unroll
-    watch: Callable[..., Any]
-    cell: Cell  # of every layer
-    names: tuple[str, ...]  # of the unrolls: "layer 1" ..., or "layer 1 forward" ...
     causal: bool  # no output depends on a later input; only such a model can generate
     layers: tuple[tuple[str, str], ...]  # (layer, shape) rows, for the table printed at the start
+    # What a `Probe` needs. `apply` -> (carry, outputs, seen), with a `rnnlab.taps.Seen` for each unroll
+    watch: Any = None
+    cell: Any = None  # the Cell of every layer
+    names: tuple[str, ...] = ()  # of the unrolls: "layer 1" ..., or "layer 1 forward" ...
 
 
 class Probe(NamedTuple):

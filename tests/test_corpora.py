@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import http.server
 import io
@@ -577,3 +578,20 @@ def test_registry_is_pinned():
 def test_cache_folder_without_the_variable(monkeypatch):
     monkeypatch.delenv("RNNLAB_CACHE")
     assert cache_module.folder().name == "rnnlab"
+
+
+def test_a_gzip_file_is_expanded(cache, monkeypatch):
+    raw = TEXT.encode()
+    with server(sends(gzip.compress(raw))) as (address, _):
+        register(monkeypatch, f"{address}.gz", sha256(raw))
+        assert fetch().sha256 == hashlib.sha256(raw).hexdigest()
+        assert (cache / "text.txt").read_bytes() == raw
+
+
+@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(TEXT.encode())[:-9]])
+def test_what_is_no_gzip_file_is_refused(body, cache, monkeypatch):
+    with server(sends(body)) as (address, _):
+        register(monkeypatch, f"{address}.gz", sha256(TEXT.encode()))
+        with pytest.raises(UsageError, match=r"text.gz sends is no gzip file"):
+            fetch()
+        assert not list(cache.glob("*.part"))

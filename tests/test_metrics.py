@@ -109,3 +109,48 @@ def test_bits_and_perplexity():
     assert metrics.perplexity(1e6) == math.inf
     assert metrics.perplexity(math.inf) == math.inf
     assert math.isnan(metrics.perplexity(math.nan))
+
+
+# real values
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("weighted", [False, True])
+def test_real_metrics_agree_with_numpy(weighted):
+    rng = np.random.default_rng(1)
+    targets, noise = rng.normal(size=(T, B, 2)), rng.normal(size=(T, B, 2))
+    outputs, weights = targets + 0.05 * noise, rng.random((T, B)) < 0.6
+    found = metrics.sums(
+        tuple(metrics.REAL_METRICS), outputs, targets, weights if weighted else None,
+        metrics.REAL_METRICS,
+    )  # fmt: skip
+    chosen = weights if weighted else np.ones((T, B), bool)
+    off = (outputs - targets)[chosen]
+    expected = {"loss": (off**2).mean(1).sum(), "accuracy": (abs(off).max(1) <= 0.04).sum()}
+    assert 0 < expected["accuracy"] < chosen.sum()
+    assert set(found) == set(metrics.REAL_METRICS) == set(expected)
+    for name, (total, count) in found.items():
+        assert total == pytest.approx(expected[name], rel=1e-12)
+        assert count == chosen.sum()
+
+
+def test_real_values_without_weight_reach_nothing():
+    targets, weights = np.zeros((T, B, 1), np.float32), np.zeros((T, B), bool)
+    weights[1, 2] = True
+    outputs = np.full((T, B, 1), np.nan, np.float32)
+    outputs[1, 2] = 3.0
+
+    def loss(x):
+        return metrics.sums(("loss",), x, targets, weights, metrics.REAL_METRICS)["loss"][0]
+
+    assert loss(outputs) == 9.0
+    gradient = np.asarray(jax.grad(loss)(outputs))
+    assert gradient[1, 2] == 6.0
+    assert np.count_nonzero(gradient) == 1
+
+
+def test_sequence_error_counts_sequences():
+    right = np.array([[1, 1, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1]], np.float32)  # [T, B]
+    weights = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], bool)
+    total, count = metrics.sequence_error(jnp.asarray(right), jnp.asarray(weights))
+    assert (float(total), float(count)) == (1.0, 3.0)  # the second; the fourth has no answer
