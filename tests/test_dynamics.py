@@ -15,7 +15,13 @@ from rnnlab.unroll import unroll
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
-every_cell = pytest.mark.parametrize("name", cells.names())
+every_cell = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in ("rnn", "lstm") else pytest.mark.slow)
+        for n in cells.names()
+    ],
+)
 
 
 def linear(size: int) -> Cell:

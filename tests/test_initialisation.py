@@ -14,7 +14,13 @@ from rnnlab.types import Cell, UsageError
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
-every_cell = pytest.mark.parametrize("name", cells.names())
+every_cell = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in ("rnn", "lstm") else pytest.mark.slow)
+        for n in cells.names()
+    ],
+)
 SMALL: dict[str, Any] = {"input_size": 3, "steps": 12, "draws": 3}
 
 

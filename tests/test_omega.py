@@ -71,10 +71,7 @@ def by_hand(probe, params, batch, skip=lambda k, b: False):
 
 @pytest.mark.parametrize(
     "cell",
-    [
-        pytest.param(c, marks=pytest.mark.slow if c in ("gru", "ugrnn") else ())
-        for c in cells.names()
-    ],
+    [pytest.param(c, marks=pytest.mark.slow if c != "rnn" else ()) for c in cells.names()],
 )
 def test_it_is_the_equation_of_the_paper(cell):
     probe, params, batch = probed(cell)

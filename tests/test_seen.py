@@ -82,6 +82,7 @@ def test_over_two_devices_it_is_the_same(text, single, kind):
         )
 
 
+@pytest.mark.slow
 def test_flow_alone_has_no_saturation(text):
     found, *_ = taken(text, "single", "flow", steps=1)
     assert found["saturated"] == [{}, {}]
