@@ -374,9 +374,10 @@ def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
     )
     try:
         say(report.write(workdir))
-    except UsageError:
-        if not failed:  # none has got as far as a row, which has been told
+    except UsageError as error:
+        if not failed:
             raise
+        print(f"rnnlab: no report: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 

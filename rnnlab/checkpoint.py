@@ -149,8 +149,8 @@ def restore(
             raise UsageError(f"no checkpoint of step {step} in {root}, there are: {there}")
     wanted = {"fingerprint": _plain(fingerprint), "leaves": _described(template)}
     for folder, _, _ in found:
-        fault = _fault(folder)
-        meta = None if fault else _meta(folder)
+        broken = _fault(folder)
+        meta = None if broken else _meta(folder)
         if meta is not None:
             for part in wanted:
                 if difference := _differences(meta[part], wanted[part]):
@@ -158,7 +158,7 @@ def restore(
             try:
                 arrays = _read_arrays(folder / _STATE, template)
             except Exception as error:  # whatever Orbax raises, the next checkpoint may do
-                fault = f"it cannot be read: {_line(error)}"
+                broken = f"it cannot be read: {_line(error)}"
             else:
                 there, here = meta["environment"], _environment() | {"split": split}
                 if split is None:
@@ -166,13 +166,19 @@ def restore(
                 if difference := _differences(there, here):
                     warn(f"equal bits are not promised after resuming from {folder}: {difference}")
                 return _build(template, arrays, meta["keys"]), meta
-        warn(f"checkpoint {folder} is not valid: {fault or 'it went away'}")
+        warn(f"checkpoint {folder} is not valid: {broken or 'it went away'}")
     raise CheckpointError(f"no valid checkpoint among the {len(found)} tried in {root}")
 
 
 def steps(root: Path) -> list[int]:
     """The steps committed under `root`, ascending. It reads no content: `restore` does."""
     return sorted(n for n, folder in _folders(root).items() if (folder / _MANIFEST).is_file())
+
+
+def fault(root: Path, step: int) -> str:
+    """Why the checkpoint of a step in `root` is not what was written; "" if it is."""
+    folder = _folders(root).get(step)
+    return "it is missing" if folder is None else _fault(folder)
 
 
 def metrics(root: Path) -> list[float]:

@@ -4,6 +4,7 @@ Whatever runs them, members are run folders, and those that have ended are not r
 """
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -81,10 +82,19 @@ def run(
             return _local(sweep, left, asked.jobs or machine.cores(), say)
         if executor == "slurm":
             return slurm.run(sweep, left, asked, say)
-        for rung in rungs(sweep):
-            for group in checked:
-                _vmapped(sweep, _going_on(sweep, group), rung, say)
-            _halve(sweep, rung, say)
+        with runfolder.signals() as caught:
+            for rung in rungs(sweep):
+                for group in checked:
+                    _vmapped(sweep, _going_on(sweep, group), rung, say, caught)
+                    # In a last step, or after it, a signal has stopped nothing yet.
+                    open_ = [m for m in sweep.members if summary(sweep, m) is None]
+                    if caught.received is not None and open_:
+                        raise Interrupted(
+                            f"interrupted; the states are saved: resume with "
+                            f"python launch.py sweep --workdir={sweep.folder}",
+                            caught.received,
+                        )
+                _halve(sweep, rung, say)
     return 0
 
 
@@ -127,7 +137,8 @@ def _halve(sweep: Sweep, rung: int, say: Callable[[str], None]) -> None:
         for row in runfolder.read_rows(path) if path.exists() else []:
             if row["split"] == "valid" and row["step"] == rung:
                 reached[member.name] = float(row["loss"])
-    order = sorted(reached, key=lambda name: (reached[name], name))
+    # NaN has no place in an order: what is not finite comes last.
+    order = sorted(reached, key=lambda n: (not math.isfinite(reached[n]), reached[n], n))
     best = set(order[: -(-len(order) // sweep.halving)])
     stopped = 0
     for member in sweep.members:
@@ -143,43 +154,48 @@ def _halve(sweep: Sweep, rung: int, say: Callable[[str], None]) -> None:
 # ---- one program for a group
 
 
-def _vmapped(sweep: Sweep, group: Group, until: int, say: Callable[[str], None]) -> None:
+def _vmapped(
+    sweep: Sweep,
+    group: Group,
+    until: int,
+    say: Callable[[str], None],
+    caught: runfolder.Received,
+) -> None:
     """Train a group to a step, in as many programs one after another as memory asks for."""
     members, size = group.members, len(group.members)
     if all(_there(sweep, member, until) for member in members):
         return
     devices = jax.local_devices()[: members[0].config.parallel.devices or None]
     there = population.budget(devices)
-    with runfolder.signals() as caught:
 
-        def compiled(start: int) -> tuple[population.Population, int]:
-            end = min(start + size, len(members))
-            crew = population.Population(
-                [member.config for member in members[start:end]],
-                group.tasks[start:end],
-                devices,
-                lambda: caught.received,
-            )
-            return crew, crew.compile()
+    def compiled(start: int) -> tuple[population.Population, int]:
+        end = min(start + size, len(members))
+        crew = population.Population(
+            [member.config for member in members[start:end]],
+            group.tasks[start:end],
+            devices,
+            lambda: caught.received,
+        )
+        return crew, crew.compile()
 
-        began = time.monotonic()
+    began = time.monotonic()
+    crew, needs = compiled(0)
+    while needs > there and size > 1:
+        fits = max(1, min(size - 1, int(size * there / needs)))
+        say(
+            f"{size} members take {needs / 2**30:.2f} GiB and there are {there / 2**30:.2f}: "
+            f"{fits} at a time"
+        )
+        size = fits
         crew, needs = compiled(0)
-        while needs > there and size > 1:
-            fits = max(1, min(size - 1, int(size * there / needs)))
-            say(
-                f"{size} members take {needs / 2**30:.2f} GiB and there are {there / 2**30:.2f}: "
-                f"{fits} at a time"
-            )
-            size = fits
-            crew, needs = compiled(0)
-        for start in range(0, len(members), size):
-            part = members[start : start + size]
-            if all(_there(sweep, member, until) for member in part):
-                continue
-            if start:
-                began = time.monotonic()
-                crew, _ = compiled(start)
-            _population(sweep, part, crew, until, began)
+    for start in range(0, len(members), size):
+        part = members[start : start + size]
+        if caught.received is not None or all(_there(sweep, member, until) for member in part):
+            continue
+        if start:
+            began = time.monotonic()
+            crew, _ = compiled(start)
+        _population(sweep, part, crew, until, began)
 
 
 def _population(
@@ -239,7 +255,7 @@ def _there(sweep: Sweep, member: Member, step: int) -> bool:
     if summary(sweep, member) is not None:
         return True
     waits = step < member.config.train.steps
-    return waits and step in checkpoint.steps(sweep.path(member) / "checkpoints")
+    return waits and checkpoint.fault(sweep.path(member) / "checkpoints", step) == ""
 
 
 def _common(paths: Sequence[Path], display: Display) -> int:
@@ -249,7 +265,14 @@ def _common(paths: Sequence[Path], display: Display) -> int:
     for root in roots:
         checkpoint.clean(root)
     common = set.intersection(*(set(checkpoint.steps(root)) for root in roots))
-    step = max(common, default=0)
+    step = 0
+    for number in sorted(common, reverse=True):
+        faults = {root: checkpoint.fault(root, number) for root in roots}
+        broken = [f"{root}, step {number}: {fault}" for root, fault in faults.items() if fault]
+        if not broken:
+            step = number
+            break
+        display.warn(f"{'; '.join(broken)}: all members go on from an earlier step")
     for root in roots:
         checkpoint.drop(root, after=step)
     return step
@@ -265,6 +288,13 @@ def _local(sweep: Sweep, left: Sequence[Member], jobs: int, say: Callable[[str],
     failed = 0
 
     def one(member: Member) -> tuple[Member, int, float]:
+        try:
+            return run_one(member)
+        except OSError as error:  # it could not be started
+            say(f"{member.name}: {error}")
+            return member, 5, 0.0
+
+    def run_one(member: Member) -> tuple[Member, int, float]:
         path, began = sweep.path(member), time.monotonic()
         if caught.received is not None:
             return member, -1, 0.0
@@ -281,6 +311,8 @@ def _local(sweep: Sweep, left: Sequence[Member], jobs: int, say: Callable[[str],
                 start_new_session=True,
             )
             running[member.name] = process
+            if caught.received is not None:
+                process.terminate()
             try:
                 return member, process.wait(), time.monotonic() - began
             finally:

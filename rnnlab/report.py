@@ -74,6 +74,7 @@ class Comparison(NamedTuple):
     degrees: int
     margin: float | None  # by how much a mean may exceed the best and be within noise
     within: tuple[Point, ...]
+    full: tuple[Point, ...]  # all that were compared
 
 
 def results(folder: Path) -> list[Result]:
@@ -89,6 +90,8 @@ def results(folder: Path) -> list[Result]:
         state = "open" if summary is None else ended
         valid = [row["loss"] for row in rows if row["split"] == "valid"]
         loss = min((float(x) for x in valid if math.isfinite(float(x))), default=math.nan)
+        if state == "done" and math.isnan(loss):
+            state = "diverged"  # no validation of it was finite
         settings = {key: configuration.flat(member.config)[key] for key in member.changes}
         found.append(Result(member.name, settings, state, loss, summary or {}, rows))
     return found
@@ -166,7 +169,11 @@ def compare(line: Line) -> Comparison | None:
     (multiple comparisons with the best, Hsu 1984, by Bonferroni's inequality). A point with a
     diverged seed is never among them. Of one seed or one point nothing can be said.
     """
-    seeds = max((tuple(sorted(p.losses)) for p in line.points if p.losses), key=len, default=())
+    complete = [
+        tuple(sorted(p.losses)) for p in line.points if p.losses and not p.diverged and not p.open
+    ]
+    # The seeds that most points have, if they differ.
+    seeds = max(complete, key=lambda each: (complete.count(each), len(each)), default=())
     full = [
         p
         for p in line.points
@@ -178,13 +185,13 @@ def compare(line: Line) -> Comparison | None:
     count, n = len(full), len(seeds)
     degrees = (count - 1) * (n - 1)
     if not degrees:
-        return Comparison(best, n, None, 0, None, (best,))
+        return Comparison(best, n, None, 0, None, (best,), tuple(full))
     table = np.array([[point.losses[seed] for seed in seeds] for point in full])  # [K, n]
     rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
     noise = float(np.sqrt((rest**2).sum() / degrees))
     margin = float(stats.t.ppf(1 - (1 - LEVEL) / (count - 1), degrees)) * noise * math.sqrt(2 / n)
     within = tuple(point for point in full if point.mean - best.mean <= margin)
-    return Comparison(best, n, noise, degrees, margin, within)
+    return Comparison(best, n, noise, degrees, margin, within, tuple(full))
 
 
 def sentences(line: Line, axis: str | None, found: Comparison | None) -> list[str]:
@@ -212,8 +219,8 @@ def sentences(line: Line, axis: str | None, found: Comparison | None) -> list[st
                 else "There is nothing to compare it with."
             )
         else:
-            done = [p for p in line.points if not p.diverged and not p.open and p.losses]
-            places = [done.index(point) for point in found.within]
+            done = list(found.full)
+            places = [line.points.index(point) for point in found.within]
             if len(places) == 1:
                 said.append(f"No other {letter} is within noise of it ({found.margin:.4f}).")
             elif len(places) == len(line.points):
@@ -378,10 +385,7 @@ def _reduction(name: str) -> str:
 def _ranked(rank: int, point: Point, comparison: Comparison | None) -> str:
     seeds = ", ".join(f"{loss:.4f}" for _, loss in sorted(point.losses.items()))
     above = within = ""
-    complete = (
-        comparison is not None and not point.diverged and len(point.losses) == comparison.seeds
-    )
-    if comparison is not None and complete:
+    if comparison is not None and point in comparison.full:
         above = f"{point.mean - comparison.best.mean:.4f}"
         if comparison.noise is not None and point is not comparison.best:
             t = float(stats.t.ppf(0.5 + LEVEL / 2, comparison.degrees))

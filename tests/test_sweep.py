@@ -27,7 +27,7 @@ from rnnlab import (
     sweep,
     train,
 )
-from rnnlab.types import UsageError
+from rnnlab.types import Interrupted, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 30
@@ -565,9 +565,77 @@ def test_values_are_spelt_as_they_are_parsed(value):
 def test_members_that_fail_before_their_first_row(
     text, tmp_path, monkeypatch, capsys, failed, code
 ):
-    """That they failed has been told: there is no report, and the exit code is theirs."""
+    """There is no report, which is told, and the exit code is theirs."""
     path, folder = experiment(tmp_path, text, "add(seed=0)"), tmp_path / "sweep"
     monkeypatch.setattr(executors, "run", lambda *arguments, **options: failed)
     monkeypatch.setattr(host, "make_devices", lambda count: None)
     assert launch.main(["sweep", f"--config={path}", f"--workdir={folder}"]) == code
-    assert bool(capsys.readouterr().err) == (not failed)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rnnlab: no report: ") == bool(failed)
+
+
+def test_one_damaged_checkpoint_costs_time_and_not_the_sweep(text, tmp_path, capsys):
+    path, folder = (
+        experiment(tmp_path, text, "for seed in range(2): add(seed=seed)"),
+        tmp_path / "s",
+    )
+    assert run(path, folder)[0] == 0
+    members = sorted((folder / "members").iterdir())
+    before = [(rows(member), final(member)) for member in members]
+    for member in members:
+        (member / "summary.json").unlink()
+    root = members[1] / "checkpoints"
+    assert len(checkpoint.steps(root)) > 1
+    newest = checkpoint.steps(root)[-1]
+    victim = max(
+        (file for file in root.rglob("*") if file.is_file() and f"{newest:08d}" in str(file)),
+        key=lambda file: file.stat().st_size,
+    )
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    assert run(None, folder)[0] == 0
+    assert "all members go on from an earlier step" in " ".join(capsys.readouterr().err.split())
+    assert [(rows(member), final(member)) for member in members] == before
+    assert all((member / "summary.json").exists() for member in members)
+
+
+def test_a_signal_in_a_last_step_is_not_lost(text, tmp_path, monkeypatch):
+    """The first group has come to its end: the second does not begin."""
+    path = experiment(tmp_path, text, 'for cell in ("rnn", "gru"): add(**{"model.cell": cell})')
+    folder, finish = tmp_path / "sweep", executors.Record.finish
+
+    def interrupted(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executors.Record, "finish", interrupted)
+        with pytest.raises(Interrupted, match="resume with"):
+            run(path, folder)
+    members = sorted((folder / "members").iterdir())
+    assert [(member / "summary.json").exists() for member in members] == [True, False]
+    assert not (members[1] / "metrics.jsonl").exists()
+    assert run(None, folder)[0] == 0
+
+
+def test_a_validation_loss_that_is_not_finite_does_not_go_on(tmp_path):
+    """NaN is neither the best in successive halving nor within noise in the report."""
+
+    class Stub:
+        halving = 2
+        members = tuple(
+            sweep.Member(f"m{i}", {}, config.load(str(ROOT / "experiments" / "default.py"), []))
+            for i in range(4)
+        )
+
+        def path(self, member):
+            return tmp_path / member.name
+
+    for member, loss in zip(Stub.members, ("3.0", '"nan"', "1.0", "2.0"), strict=True):
+        (tmp_path / member.name).mkdir()
+        row = f'{{"step": 10, "split": "valid", "loss": {loss}}}\n'
+        (tmp_path / member.name / "metrics.jsonl").write_text(row)
+    executors._halve(Stub(), 10, lambda text: None)
+    stopped = [(tmp_path / member.name / "summary.json").exists() for member in Stub.members]
+    assert stopped == [True, True, False, False]
