@@ -14,7 +14,7 @@ from rnnlab import runfolder, train
 from rnnlab import step as stepping
 from rnnlab.layer_sections import LAYER_SECTIONS
 from rnnlab.record import initial
-from rnnlab.sections import ROWS, SECTIONS, Section, Subject
+from rnnlab.sections import ROWS, SECTIONS, Section, Subject, check
 from rnnlab.types import Config, Probe, Task, UsageError
 
 LONGER = 4  # windows of training in the one that shows what truncation does
@@ -68,7 +68,8 @@ def _longer(config: Config, task: Task, window: int, kept: Path | None) -> Task:
 
 
 def write(subject: Subject, folder: Path, *, say: Callable[[str], None]) -> Path:
-    """Write diagnosis.md and its figures into `folder`; its path."""
+    """Write diagnosis.md and its figures into `folder`; its path. Raises UsageError as `check` does."""
+    check(subject)
     folder.mkdir(parents=True, exist_ok=True)
     sections = []
     for part in (*SECTIONS, *LAYER_SECTIONS):

@@ -25,8 +25,8 @@ def _loss(probe: Probe, carry: Carry, batch: Any) -> Callable[..., Array]:
     """(params, taps) -> the mean loss of a batch, without noise."""
 
     def loss(params: Params, seen: Sequence[taps.Taps | None] | None = None) -> Array:
-        _, rows, dtype = _sizes(probe, params, batch)
-        start = taps.begun(probe.net, carry, rows, dtype)
+        dtype = _sizes(probe, params, batch)[2]
+        start = taps.begun(probe, carry, batch, dtype)
         _, outputs = probe.net.apply(params, start, **probe.inputs(batch), taps=seen)
         values, weights = probe.losses(outputs, batch)
         return (values * weights).sum() / weights.sum()
@@ -86,7 +86,7 @@ def flow(
     """
 
     time, rows, dtype = _sizes(probe, params, batch)
-    cell, start = probe.net.cell, taps.begun(probe.net, carry, rows, dtype)
+    cell, start = probe.net.cell, taps.begun(probe, carry, batch, dtype)
 
     def objective(seen: Any) -> tuple[Array, Array]:
         _, outputs = probe.net.apply(params, start, **probe.inputs(batch), taps=seen)

@@ -32,7 +32,7 @@ def penalty(probe: Probe, params: Params, carry: Carry, batch: Any) -> Array:
     held = jax.lax.stop_gradient(params)
     time, rows = inputs["x"].shape[:2]
     dtype = jax.tree.leaves(params)[0].dtype
-    carry = taps.begun(net, carry, rows, dtype)
+    carry = taps.begun(probe, carry, batch, dtype)
 
     def error(slots: Any) -> tuple[Array, Any]:
         _, outputs, seen = net.watch(held, carry, **inputs, taps=slots)

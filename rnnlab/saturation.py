@@ -136,13 +136,22 @@ def _over_time(cell: Cell, seen: Seen) -> Callable[[Params], list[tuple[Activati
     return run
 
 
-def measure(cell: Cell, params: Params, seen: Seen, *, layer: str) -> list[Saturation]:
+def measure(
+    cell: Cell, params: Params, seen: Seen, *, layer: str, valid: Array | None = None
+) -> list[Saturation]:
     """The activations of a layer over a window: shares that are saturated, and histograms.
+
+    valid: bool [T, B], the steps that exist; None: all do.
 
     params: of that layer; seen: of `Model.watch`. Without noise inside the cell. Every step is taken
     to start from the state that the step before left (a reset inside the window is not seen).
     """
     which: list[Activation] = []
+    there = jnp.ones(seen.x.shape[:2], bool) if valid is None else jnp.asarray(valid)
+
+    def mean(values: Array, axes: tuple[int, ...]) -> Array:  # of [T, B, H], over what exists
+        weights = jnp.broadcast_to(there[..., None], values.shape)
+        return (values * weights).sum(axes) / jnp.maximum(weights.sum(axes), 1)
 
     @jax.jit
     def found(params: Params) -> Any:
@@ -154,18 +163,28 @@ def measure(cell: Cell, params: Params, seen: Seen, *, layer: str) -> list[Satur
             high = jnp.where(jnp.isinf(high), values.max(), high)
             width = jnp.where(high > low, high - low, 1.0)
             place = jnp.clip(((values - low) / width * BINS).astype(jnp.int32), 0, BINS - 1)
-            counts = jax.vmap(lambda row: jnp.bincount(row.ravel(), length=BINS))(place)
+            bins = jnp.arange(BINS)
+            counts = jax.lax.map(
+                lambda b, place=place: mean(place == b, (1, 2)), bins
+            ).T  # [T, BINS]
             saturated = beyond(one, values)
             edges = low + (high - low) * jnp.arange(BINS + 1) / BINS
-            rows.append(
-                (saturated.mean((1, 2)), saturated.mean((0, 1)), counts / values[0].size, edges)
-            )
+            rows.append((mean(saturated, (1, 2)), mean(saturated, (0, 1)), counts, edges))
         return rows
 
     rows = jax.tree.map(np.asarray, found(params))
     return [Saturation(layer, one, *row) for one, row in zip(which, rows, strict=True)]
 
 
-def share(cell: Cell, params: Params, seen: Seen) -> dict[str, Array]:
-    """activation -> the share of its values that is saturated; for use inside a jitted step."""
-    return {one.name: beyond(one, values).mean() for one, values in _over_time(cell, seen)(params)}
+def share(cell: Cell, params: Params, seen: Seen, valid: Array | None = None) -> dict[str, Array]:
+    """activation -> the share of its values that is saturated; for use inside a jitted step.
+
+    valid: as for `measure`.
+    """
+    there = jnp.ones(seen.x.shape[:2], bool) if valid is None else valid
+    count = jnp.maximum(there.sum(), 1)
+
+    def mean(saturated: Array) -> Array:
+        return (saturated & there[..., None]).sum() / (count * saturated.shape[-1])
+
+    return {one.name: mean(beyond(one, v)) for one, v in _over_time(cell, seen)(params)}

@@ -14,7 +14,8 @@ import numpy as np
 
 from rnnlab import diagnosis_figures as figures
 from rnnlab import diagnostics, optim, saturation, taps
-from rnnlab.types import Config, Params, Probe, Task
+from rnnlab.types import Config, Params, Probe, Task, UsageError
+from rnnlab.unroll import valid_steps
 
 ROWS = 32  # of a batch that are looked at
 WARM = 3  # windows that the state is carried through first
@@ -64,14 +65,31 @@ def warm(task: Task, params: Params) -> tuple[Any, Any]:
     return jax.tree.map(lambda leaf: leaf[:ROWS], carry), jax.tree.map(first, task.batch(WARM))
 
 
+def check(subject: Subject) -> None:
+    """Raise UsageError where the loss or its gradient overflows: no figure could be drawn of it."""
+    carry, batch = warm(subject.task, subject.params)
+
+    def loss(params: Params) -> Any:
+        total, count = subject.task.loss(params, carry, batch, None)[1]["loss"]
+        return total / count
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(subject.params)
+    norm = float(optim.global_norm(grads))
+    if not (math.isfinite(float(value)) and math.isfinite(norm)):
+        raise UsageError(
+            f"at these weights the loss is {float(value):.3g} and the norm of its gradient {norm:.3g} "
+            f"over {subject.probe.inputs(batch)['x'].shape[0]} steps: take a shorter --window, an earlier "
+            "--checkpoint or smaller initial values"
+        )
+
+
 def seen(subject: Subject) -> tuple[taps.Seen, ...]:
     """What every unroll does over the window."""
     probe = subject.probe
     carry, batch = warm(subject.task, subject.params)
     inputs = probe.inputs(batch)
-    rows = inputs["x"].shape[1]
     dtype = jax.tree.leaves(subject.params)[0].dtype
-    start = taps.begun(probe.net, carry, rows, dtype)
+    start = taps.begun(probe, carry, batch, dtype)
     return probe.net.watch(subject.params, start, **inputs)[2]
 
 
@@ -168,8 +186,10 @@ def saturation_section(subject: Subject, folder: Path) -> Section:
     probe = subject.probe
     net, all_found, shown = probe.net, [], []
     layers = taps.units(subject.params)
+    inputs = probe.inputs(warm(subject.task, subject.params)[1])
+    valid = valid_steps(inputs["x"].shape[0], inputs.get("lengths"), inputs.get("mask"))
     for name, layer, one in zip(net.names, layers, seen(subject), strict=True):
-        found = saturation.measure(net.cell, layer, one, layer=name)
+        found = saturation.measure(net.cell, layer, one, layer=name, valid=valid)
         all_found += found
         if found:
             file = f"saturation_{name.replace(' ', '_')}.png"
@@ -241,7 +261,7 @@ def truncation_sentences(found: diagnostics.Truncation, trained: int) -> list[st
         )
     close = np.nonzero(~(found.cosine >= 0.99))[0]
     first = int(close[-1]) + 1 if len(close) else 0
-    if first < len(windows):
+    if first < len(windows) - 1:  # the last one is the whole itself
         told.append(
             f"From windows of {windows[first]} steps on the truncated gradient has the direction of "
             f"the whole one (a cosine of 0.99 or more)."

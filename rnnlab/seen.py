@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from rnnlab import saturation, taps
 from rnnlab.types import Array, Config, Params, Probe
+from rnnlab.unroll import valid_steps
 
 WATCHES = ("", "flow", "all")
 ROWS = 8  # of the batch whose activations are looked at: they take a forward pass of their own
@@ -52,12 +53,14 @@ def seen_in(
     if watch == "flow":
         return {"flow": flow, "saturated": [{} for _ in net.names], "rows": count}
     few = min(rows, ROWS)
-    start = taps.begun(net, jax.tree.map(lambda leaf: leaf[:few], carry), few, flow[0].dtype)
+    start = taps.begun(probe, carry, batch, flow[0].dtype)
+    start = jax.tree.map(lambda leaf: leaf[:few], start)
     given = {name: array for name, array in inputs.items() if array is not None}
     shown = {k: v[:few] if v.ndim == 1 else v[:, :few] for k, v in given.items()}
     _, _, seen = net.watch(params, start, **shown)
+    valid = valid_steps(inputs["x"].shape[0], shown.get("lengths"), shown.get("mask"))
     shares = [
-        saturation.share(net.cell, layer, each)
+        saturation.share(net.cell, layer, each, valid)
         for layer, each in zip(taps.units(params), seen, strict=True)
     ]
     return {

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.leaves import select
-from rnnlab.types import Array, Carry, Cell, Model, Params
+from rnnlab.types import Array, Carry, Cell, Params, Probe
 
 
 class Taps(NamedTuple):
@@ -180,6 +180,10 @@ def part_names(cell: Cell) -> tuple[str, ...]:
     )
 
 
-def begun(net: Model, carry: Any, rows: int, dtype: Any) -> Any:
-    """The state that a task's window starts from: zero where the task carries none over."""
-    return carry if jax.tree.leaves(carry) else net.carry(rows, dtype)
+def begun(probe: Probe, carry: Any, batch: Any, dtype: Any) -> Any:
+    """The state that a window of a task starts from: zero where the task carries none over, and for
+    the rows of the batch that begin afresh."""
+    zero = probe.net.carry(probe.inputs(batch)["x"].shape[1], dtype)
+    if not jax.tree.leaves(carry):
+        return zero
+    return carry if probe.fresh is None else select(probe.fresh(batch), zero, carry)

@@ -80,6 +80,8 @@ class Probe(NamedTuple):
     inputs: Callable[[Any], dict[str, Any]]
     # (outputs [T, B, V], batch) -> (values [T, B], weights [T, B]); their weighted mean is the loss
     losses: Callable[[Array, Any], tuple[Array, Array]]
+    # batch -> bool [B], the rows that a window starts from a zero state, whatever the carry; None: none
+    fresh: Callable[[Any], Array] | None = None
     # of a model of text: () -> (its Vocabulary, the held-out tokens [N])
     text: Callable[[], tuple[Any, Any]] | None = None
 

@@ -5,13 +5,15 @@ import math
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_population
 from test_population import ROOT, SMALL
 
 import launch
-from rnnlab import sections, train
+from rnnlab import diagnostics, sections, train
 from rnnlab.diagnostics import Clipping, Flow, Share, Truncation
 from rnnlab.saturation import Activation, Saturation
 
@@ -151,11 +153,11 @@ def test_saturation_sentences():
 
 def test_truncation_sentences():
     windows = np.array([1, 2, 4, 8])
-    cosine = np.array([0.1, 0.995, 0.98, 1.0])  # it falls again: the last rise counts
+    cosine = np.array([0.995, 0.98, 0.995, 1.0])  # it falls again: the last rise counts
     found = Truncation(windows, cosine, 1 - cosine, cosine, cosine)
     first, second = sections.truncation_sentences(found, trained=4)
-    assert "a cosine of 0.980 with that over 8 steps, and is off by 2% of its norm" in first
-    assert second.startswith("From windows of 8 steps on")
+    assert "a cosine of 0.995 with that over 8 steps, and is off by 0.5% of its norm" in first
+    assert second.startswith("From windows of 4 steps on")
     assert len(sections.truncation_sentences(found, trained=8)) == 1
 
 
@@ -178,3 +180,26 @@ def test_clipping_sentences():
 def test_the_looks_of_training_are_rows_of_json(run):
     rows = [json.loads(line) for line in (run / "diagnosis.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [20, 40, 60]
+
+
+def test_a_model_that_overflows_is_one_line(tmp_path, capsys):
+    changes = ["model.cell=rnn", "model.options.activation=relu", "train.window=100"]
+    changes += ["model.options.kernel_h_init=identity:4.0", "model.hidden=8", "train.batch_size=4"]
+    arguments = [f"--config={ROOT / 'experiments' / 'memory.py'}", f"--out={tmp_path / 'out'}"]
+    arguments += [f"--config.{change}" for change in changes]
+    assert launch.main(["diagnose", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "take a shorter --window" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_rows_that_begin_afresh_begin_at_zero(text):
+    """What is diagnosed of independent windows is what trains: its loss is the task's own."""
+    changes = {"data.batching": "windows", "model.dropout": 0.0, "model.output_dropout": 0.0}
+    task, _ = train.build(test_population.made(text, changes))
+    params = task.init(jax.random.key(0))
+    carry, batch = jax.tree.map(jnp.ones_like, task.carry()), task.batch(0)
+    total, count = task.loss(params, carry, batch, None)[1]["loss"]
+    found = diagnostics._loss(task.probe, carry, batch)(params)
+    np.testing.assert_allclose(found, total / count, rtol=1e-6)

@@ -107,3 +107,16 @@ def test_the_share_inside_a_jitted_step_is_the_mean_of_the_shares(name):
     assert set(inside) == {one.activation.name for one in outside}
     for one in outside:
         np.testing.assert_allclose(inside[one.activation.name], one.share.mean(), atol=1e-6)
+
+
+def test_steps_that_do_not_exist_do_not_count():
+    cell = cells.get("lstm", hidden=H)
+    params, seen = window(cell)
+    valid = jnp.arange(T)[:, None] < jnp.asarray([T, 3, 1])
+    inside = saturation.share(cell, params, seen, valid)
+    for one in saturation.measure(cell, params, seen, layer="layer 1", valid=valid):
+        values = lstm_by_hand(params, seen)[one.activation.name]
+        away = np.asarray(saturation.beyond(one.activation, values))[np.asarray(valid)]
+        np.testing.assert_allclose(inside[one.activation.name], away.mean(), rtol=1e-5)
+        np.testing.assert_allclose(one.units, away.mean(0), atol=1e-6)
+        np.testing.assert_allclose(one.histogram[3:].sum(1), 1, rtol=1e-5)

@@ -314,5 +314,11 @@ def make(config: Config, kept: Path | None = None) -> Task:
         },
         unit=unit,
         writes=True,
-        probe=Probe(net, inputs, losses, text=lambda: (vocabulary, held_tokens())),
+        probe=Probe(
+            net,
+            inputs,
+            losses,
+            fresh=lambda batch: batch["fresh"],
+            text=lambda: (vocabulary, held_tokens()),
+        ),
     )
