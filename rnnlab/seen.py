@@ -5,7 +5,7 @@ It is part of the jitted step: the flow is read off the very backward pass that 
     flow       for each layer and part of the state |dL/ds_t| at every step t, the mean over the rows
     saturated  for each layer and activation the share beyond 0.95, of the batch's first rows
 
-The flow alone makes a step 4 to 6% longer, both 16 to 35% (`bench step`, rnnlab-flow and
+The flow alone makes a step 4 to 8% longer, both 16 to 35% (`bench step`, rnnlab-flow and
 rnnlab-watched).
 """
 
