@@ -402,7 +402,8 @@ def run_diagnose(flags: argparse.Namespace, changes: list[str]) -> None:
     if flags.workdir and flows.is_sweep(Path(flags.workdir)):
         workdir = Path(flags.workdir)
         out = Path(flags.out) if flags.out else workdir / "diagnosis"
-        say(f"the diagnosis is in {flows.write(workdir, out, say=say, warn=warn)}")
+        how = {"which": flags.checkpoint, "window": flags.window, "say": say, "warn": warn}
+        say(f"the diagnosis is in {flows.write(workdir, out, **how)}")
         return
     if flags.workdir:
         workdir = Path(flags.workdir)

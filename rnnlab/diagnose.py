@@ -7,15 +7,17 @@ a number by the rule that the function which makes it states.
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
 from rnnlab import runfolder, train
 from rnnlab import step as stepping
 from rnnlab.layer_sections import LAYER_SECTIONS
 from rnnlab.record import initial
-from rnnlab.sections import ROWS, SECTIONS, Section, Subject, check
-from rnnlab.types import Config, Probe, Task, UsageError
+from rnnlab.sections import SECTIONS, Section, Subject, check, warm
+from rnnlab.types import Config, Params, Task, UsageError
 
 LONGER = 4  # windows of training in the one that shows what truncation does
 
@@ -28,8 +30,7 @@ def of_run(workdir: Path, which: str, window: int, warn: Callable[[str], None]) 
     path = workdir / "diagnosis.jsonl"
     looks = runfolder.read_rows(path) if path.exists() else []
     task = _longer(run.config, run.task, window, workdir)
-    probe = _probe(run.config, task)
-    return Subject(run.config, probe, task, run.task, run.params, title, True, rows, looks)
+    return _subject(run.config, task, run.task, run.params, title, True, rows, looks)
 
 
 def of_config(config: Config, name: str, window: int) -> Subject:
@@ -37,13 +38,21 @@ def of_config(config: Config, name: str, window: int) -> Subject:
     trained, optimiser = train.build(config)
     params = stepping.served(initial(config, trained, optimiser))
     task, title = _longer(config, trained, window, None), f"{name} at initialisation"
-    return Subject(config, _probe(config, task), task, trained, params, title, False, [], [])
+    return _subject(config, task, trained, params, title, False, [], [])
 
 
-def _probe(config: Config, task: Task) -> Probe:
+def _subject(config: Config, task: Task, trained: Task, params: Params, *rest: Any) -> Subject:
     if task.probe is None:
         raise UsageError(f"task '{config.task}' has no model that can be diagnosed")
-    return task.probe
+    return Subject(config, task.probe, task, trained, params, *warm(task, params), *rest)
+
+
+def untrained(subject: Subject) -> Subject:
+    """The same at its initial parameters."""
+    optimiser = train.optimiser_of(subject.config, {})
+    params = stepping.served(initial(subject.config, subject.trained, optimiser))
+    carry, batch = warm(subject.task, params)
+    return subject._replace(params=params, carry=carry, batch=batch)
 
 
 def _longer(config: Config, task: Task, window: int, kept: Path | None) -> Task:
@@ -51,12 +60,16 @@ def _longer(config: Config, task: Task, window: int, kept: Path | None) -> Task:
     state from one to the next, if its data are long enough, and else over one."""
     if window < 0:
         raise UsageError(f"--window must be at least 1, or 0 for what suits the task, got {window}")
-    asked = window or (LONGER if jax.tree.leaves(task.carry()) else 1) * config.train.window
-    if asked == config.train.window:
+    asked = window or (LONGER if _carries(task) else 1) * config.train.window
+    if asked == config.train.window and config.model.path != "cudnn":
         return task
     other = config.copy_and_resolve_references()
     with other.unlocked():
         other.train.window = asked
+        if (
+            config.model.path == "cudnn"
+        ):  # the same parameters; cuDNN shows nothing of what is inside
+            other.model.path = "auto"
     try:
         made, _ = train.build(other, kept)
         made.batch(0)
@@ -65,6 +78,14 @@ def _longer(config: Config, task: Task, window: int, kept: Path | None) -> Task:
             raise
         return task
     return made
+
+
+def _carries(task: Task) -> bool:
+    """Whether the second window of training goes on from the first one's state."""
+    if not jax.tree.leaves(task.carry()):
+        return False
+    fresh = None if task.probe is None else task.probe.fresh
+    return fresh is None or not np.all(fresh(task.batch(1)))
 
 
 def write(subject: Subject, folder: Path, *, say: Callable[[str], None]) -> Path:
@@ -87,12 +108,12 @@ def write(subject: Subject, folder: Path, *, say: Callable[[str], None]) -> Path
 
 def _markdown(subject: Subject, sections: Sequence[Section]) -> str:
     model = subject.config.model
-    time, rows = subject.probe.inputs(subject.task.batch(0))["x"].shape[:2]
+    time, rows = subject.probe.inputs(subject.batch)["x"].shape[:2]
     lines = [
         f"# Diagnosis of {subject.title}",
         "",
         f"{model.layers} x {model.hidden} {model.cell}, task {subject.config.task}; measured on "
-        f"{min(rows, ROWS)} rows of {time} steps of its training data, without dropout.",
+        f"{rows} rows of {time} steps of its training data, without dropout.",
         "",
         "## In words",
         "",

@@ -261,7 +261,9 @@ def training(looks: Sequence[dict[str, Any]], path: Path) -> None:
             panel.set_ylabel("steps before the window's end")
         if saturated:
             below = panels[1, column]
-            for index, activation in enumerate(looks[0]["saturated"][layer]):
+            # Of a run that was resumed with diagnose.saturation the first looks may have none.
+            names = dict.fromkeys(a for look in looks for a in look["saturated"][layer])
+            for index, activation in enumerate(names):
                 values = [
                     100 * look["saturated"][layer].get(activation, math.nan) for look in looks
                 ]

@@ -22,12 +22,13 @@ def _each(net: Model, make: Callable[[], taps.Taps]) -> list[taps.Taps]:
 
 
 def _loss(probe: Probe, carry: Carry, batch: Any) -> Callable[..., Array]:
-    """(params, taps) -> the mean loss of a batch, without noise."""
+    """(params, taps, outer) -> the mean loss of a batch, without noise; see `Model.apply`."""
 
-    def loss(params: Params, seen: Sequence[taps.Taps | None] | None = None) -> Array:
+    def loss(params: Params, seen: Any = None, outer: Any = None) -> Array:
         dtype = _sizes(probe, params, batch)[2]
         start = taps.begun(probe, carry, batch, dtype)
-        _, outputs = probe.net.apply(params, start, **probe.inputs(batch), taps=seen)
+        how = {"taps": seen, "outer": outer, **probe.inputs(batch)}
+        _, outputs = probe.net.apply(params, start, **how)
         values, weights = probe.losses(outputs, batch)
         return (values * weights).sum() / weights.sum()
 
@@ -43,9 +44,10 @@ class Flow(NamedTuple):
     last: np.ndarray  # int [B], the step whose loss it is the gradient of; -1: of all of them
 
     def by_lag(self) -> np.ndarray:
-        """[P, K]: the norm k steps before the last one, the geometric mean over the rows.
+        """[P, K]: the norm k steps before the last one, the geometric mean over the rows in which it is
+        not 0; 0 where it is 0 in most of them.
 
-        As many as the row with the fewest steps has; 0 where a row's gradient is 0.
+        As many lags as the row with the fewest steps has.
 
         Raises UsageError for the gradient of all steps' losses, which has no lag.
         """
@@ -56,8 +58,11 @@ class Flow(NamedTuple):
         count = int(self.last.min()) + 1
         rows = np.arange(self.norms.shape[2])
         steps = self.last[None, :] - np.arange(count)[:, None]  # [K, B]
-        with np.errstate(divide="ignore"):
-            return np.exp(np.log(self.norms[:, steps, rows[None, :]].astype(np.float64)).mean(-1))
+        norms = self.norms[:, steps, rows[None, :]].astype(np.float64)  # [P, K, B]
+        there = norms > 0
+        total = np.log(np.where(there, norms, 1)).sum(-1)
+        number = there.sum(-1)
+        return np.where(2 * number > len(rows), np.exp(total / np.maximum(number, 1)), 0)
 
     def reach(self, share: float = FADED) -> list[int | None]:
         """For each part the first lag at which the gradient has fallen to `share` of where it begins;
@@ -118,19 +123,21 @@ def _sizes(probe: Probe, params: Params, batch: Any) -> tuple[int, int, Any]:
 
 
 class Share(NamedTuple):
-    """What each time step adds to the gradient of a layer's parameters."""
+    """What each time step adds to the gradient of the parameters of a layer, or of either end."""
 
-    layer: str
+    layer: str  # or "readout", "embedding"
     norms: dict[str, np.ndarray]  # parameter -> [T], the norm of what step t adds
     parts: dict[str, np.ndarray]  # parameter -> [T], <g_t, g> / |g|^2; it adds up to 1
 
 
 def shares(probe: Probe, params: Params, carry: Carry, batch: Any) -> list[Share]:
-    """g = sum_t g_t for every parameter of every layer: |g_t| and the share <g_t, g> / |g|^2.
+    """g = sum_t g_t for every parameter: |g_t| and the share <g_t, g> / |g|^2, of every layer, of the
+    readout, and of the embedding where there is one.
 
     g_t is the gradient of the loss by the copy of the parameter that step t uses, were it not shared
     over time (Pascanu et al. 2013, eq. 4). A share may be negative: such a step pulls the other way.
-    For the cells alone, by the plain path; the readout's is no recurrence. One-directional stacks.
+    By the plain path. Of a table that is the readout's kernel too neither use is told apart, and it is
+    left out.
 
     Raises UsageError for a bidirectional model.
     """
@@ -138,26 +145,33 @@ def shares(probe: Probe, params: Params, carry: Carry, batch: Any) -> list[Share
         raise UsageError("the share of a step in the gradient needs a model of one direction")
     loss = _loss(probe, carry, batch)
     time, _, dtype = _sizes(probe, params, batch)
+    ends = ["readout"]
+    if "embedding" in params and "kernel" in params["readout"]:
+        ends.append("embedding")
+
+    def slots(whole: Params) -> taps.Taps:
+        zeros = jax.tree.map(lambda leaf: jnp.zeros((time, 2), dtype), whole)
+        return taps.Taps(shares=zeros, whole=whole)
 
     @jax.jit
     def found(params: Params) -> Any:
-        whole = jax.grad(loss)(params)["layers"]
-        slots = [
-            taps.Taps(
-                shares=jax.tree.map(lambda leaf: jnp.zeros((time, 2), dtype), layer),
-                whole=gradient,
-            )
-            for layer, gradient in zip(params["layers"], whole, strict=True)
-        ]
+        whole = jax.grad(loss)(params)
+        given = [slots(layer) for layer in whole["layers"]], {e: slots(whole[e]) for e in ends}
+        layers, outer = jax.grad(loss, argnums=(1, 2))(params, *given)
         sizes = jax.tree.map(lambda g: jnp.sum(g**2), whole)
-        return [each.shares for each in jax.grad(loss, argnums=1)(params, slots)], sizes
+        return (
+            [each.shares for each in (*layers, *outer.values())],
+            [*sizes["layers"], *(sizes[end] for end in outer)],
+        )
 
     result = []
-    for layer, slots, sizes in zip(probe.net.names, *found(params), strict=True):
-        norms = {name: np.asarray(pair[:, 0]) for name, pair in slots.items()}
+    for layer, pairs, sizes in zip((*probe.net.names, *sorted(ends)), *found(params), strict=True):
+        if not isinstance(pairs, dict):  # the embedding is a table by itself
+            pairs, sizes = {"table": pairs}, {"table": sizes}
+        norms = {name: np.asarray(pair[:, 0]) for name, pair in pairs.items()}
         parts = {
             name: np.asarray(pair[:, 1]) / max(float(sizes[name]), np.finfo(np.float32).tiny)
-            for name, pair in slots.items()
+            for name, pair in pairs.items()
         }
         result.append(Share(layer, norms, parts))
     return result

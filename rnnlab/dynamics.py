@@ -110,6 +110,7 @@ class _Window(NamedTuple):
 
     x: Any
     before: Carry  # the state before each step
+    joined: np.ndarray  # [R, T, n], the same as vectors
     after: np.ndarray  # [R, T, n]
 
 
@@ -130,22 +131,25 @@ def _window(seen: Seen, rows: int, first: int, steps: int | None) -> _Window:
     def cut(leaf: Any) -> np.ndarray:
         return np.swapaxes(leaf[first : first + count, :rows], 0, 1)
 
-    def before(start: Any, states: Any) -> np.ndarray:
-        return cut(np.concatenate([np.asarray(start)[None], np.asarray(states)[:-1]]))[:, :, None]
-
-    after = jax.tree.map(lambda leaf: cut(np.asarray(leaf)), seen.states)
+    before, after = (
+        jax.tree.map(lambda leaf: cut(np.asarray(leaf)), part)
+        for part in (seen.before, seen.states)
+    )
     return _Window(
         x=cut(np.asarray(seen.x))[:, :, None],
-        before=jax.tree.map(before, seen.start, seen.states),
+        before=jax.tree.map(lambda leaf: leaf[:, :, None], before),
+        joined=joined(before, 2),
         after=joined(after, 2),
     )
 
 
-def _check(found: Any, recorded: np.ndarray, first: int) -> None:
-    """Raise UsageError unless the cell's step leads from each recorded state to the next one."""
+def _check(found: Any, before: np.ndarray, after: np.ndarray, first: int) -> None:
+    """Raise UsageError unless the cell's step leads from each recorded state to the next one, and the
+    next step starts from there: [..., T, n] each."""
     found = np.asarray(found)
-    off = np.abs(found - recorded) / (1.0 + np.abs(recorded).max(axis=-1, keepdims=True))
+    off = np.abs(found - after) / (1.0 + np.abs(after).max(axis=-1, keepdims=True))
     bad = ~(off.max(axis=-1) < MISFIT)  # NaN counts
+    bad[..., :-1] |= (before[..., 1:, :] != after[..., :-1, :]).any(axis=-1)
     if bad.any():
         step = first + int(np.argwhere(bad)[0][-1])
         raise UsageError(
@@ -187,7 +191,7 @@ def jacobians(
     with jax.enable_x64(True):
         x, before = double((window.x[row], jax.tree.map(lambda leaf: leaf[row], window.before)))
         found, new = _jacobians(cell, double(params), x, before)
-    _check(new, window.after[row], first)
+    _check(new, window.joined[row], window.after[row], first)
     return np.asarray(found)
 
 
@@ -304,7 +308,7 @@ def lyapunov(
     with jax.enable_x64(True):
         x, before, params, frame = double((window.x, window.before, params, frame))
         total, new = _exponents(cell, params, x, before, frame, jnp.asarray(transient))
-    _check(new, window.after, first)
+    _check(new, window.joined, window.after, first)
     found = -np.sort(-np.asarray(total) / (time - transient), axis=1)
     error = np.full(leading, math.nan)
     if rows > 1:

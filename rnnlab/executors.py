@@ -33,6 +33,7 @@ from rnnlab.sweep import (
 )
 from rnnlab.types import DivergedError, Interrupted, UsageError
 
+HALVING = "--halving is for --executor=vmap: members must wait for each other"
 EXECUTORS = ("vmap", "local", "slurm")
 
 
@@ -65,7 +66,7 @@ def run(
     if halving is not None and (halving < 0 or halving == 1):
         raise UsageError(f"--halving must be at least 2, or 0 for none, got {halving}")
     if halving and executor != "vmap":
-        raise UsageError("--halving is for --executor=vmap: members must wait for each other")
+        raise UsageError(HALVING)
     if members is not None and halving and len({m.config.train.steps for m in members}) > 1:
         raise UsageError("--halving needs members of the same train.steps")
     if executor == "slurm":
@@ -75,7 +76,7 @@ def run(
         task = checked[0].tasks[0]
         sweep = prepare(folder, members, unit=task.unit, halving=halving, measure=task.measure)
         if sweep.halving and executor != "vmap":
-            raise UsageError("--halving is for --executor=vmap: members must wait for each other")
+            raise UsageError(HALVING)
         left = [m for m in sweep.members if summary(sweep, m) is None]
         say(f"{len(sweep.members)} members, {len(left)} to run, in {folder}")
         if executor == "local":

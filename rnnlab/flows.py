@@ -3,14 +3,13 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from rnnlab import diagnose, diagnostics, report, sweep
 from rnnlab import diagnosis_figures as figures
-from rnnlab import diagnostics, report, sections, sweep, train
-from rnnlab import step as stepping
-from rnnlab.record import initial
+from rnnlab.sections import Subject
 from rnnlab.types import UsageError
 
 
@@ -23,18 +22,17 @@ class Curve(NamedTuple):
     seeds: int
 
 
-def _curve(task: Any, params: Any) -> np.ndarray:
-    """[K] of the top layer, at the part of the state where the gradient reaches furthest."""
-    carry, batch = sections.warm(task, params)
-    top = diagnostics.flow(task.probe, params, carry, batch, last=True)[-1]
+def _curve(subject: Subject) -> np.ndarray | None:
+    """[K] of the top layer, at the part of the state where the gradient reaches furthest; None where
+    none arrives, or it overflows."""
+    of = (subject.probe, subject.params, subject.carry, subject.batch)
+    top = diagnostics.flow(*of, last=True)[-1]
     curves = [curve[diagnostics.begins(curve) :] for curve in top.by_lag()]
-    curves = [curve / curve[0] for curve in curves if curve[0] > 0]
+    curves = [c / c[0] for c in curves if c[0] > 0 and np.isfinite(c).all()]
     if not curves:
-        return np.zeros(1)
+        return None
     time = min(map(len, curves))
-    return max(
-        (curve[:time] for curve in curves), key=lambda curve: float(np.log(curve + 1e-300).mean())
-    )
+    return max((c[:time] for c in curves), key=lambda c: float(np.log(c + 1e-300).mean()))
 
 
 def _mean(curves: list[np.ndarray]) -> np.ndarray:
@@ -43,9 +41,14 @@ def _mean(curves: list[np.ndarray]) -> np.ndarray:
         return np.exp(np.mean([np.log(curve[:time]) for curve in curves], axis=0))
 
 
-def measure(folder: Path, warn: Callable[[str], None]) -> list[Curve]:
+def measure(folder: Path, which: str, window: int, warn: Callable[[str], None]) -> list[Curve]:
     """The curves of the sweep in `folder`, of all its members that have a checkpoint, by what the
-    report takes for a line and a point. Raises UsageError where there is none, or no probe."""
+    report takes for a line and a point. A member without a gradient that is finite, at initialisation
+    or trained, is left out, which `warn` is told.
+
+    which, window: as for `diagnose.of_run`, which says what is raised; UsageError too where no member
+        has a checkpoint.
+    """
     opened = sweep.opened(folder)
     found = report.results(folder)
     by_name = {member.name: member for member in opened.members}
@@ -53,26 +56,26 @@ def measure(folder: Path, warn: Callable[[str], None]) -> list[Curve]:
     result = []
     for line in report.lines_of(found, axis):
         for point in line.points:
-            before, after = [], []
+            pairs = []
             for member in point.members:
                 path = opened.path(by_name[member.name])
                 if not (path / "checkpoints").is_dir():
                     continue
-                run = train.open_run(path, "best", warn)
-                if run.task.probe is None:
-                    raise UsageError(f"task '{run.config.task}' has no model that can be diagnosed")
-                _, optimiser = train.build(run.config, path)
-                fresh = stepping.served(initial(run.config, run.task, optimiser))
-                before.append(_curve(run.task, fresh))
-                after.append(_curve(run.task, run.params))
-            if before:
+                subject = diagnose.of_run(path, which, window, warn)
+                start, end = _curve(diagnose.untrained(subject)), _curve(subject)
+                if start is None or end is None:
+                    warn(f"{member.name} is left out: no gradient arrives, or it overflows")
+                else:
+                    pairs.append((start, end))
+            if pairs:
                 parts = list(line.parts)
                 if axis is not None and len(line.points) > 1:
                     parts.append(f"{axis.rpartition('.')[2]} {point.value:g}")
                 label = ", ".join(parts) or "all members"
-                result.append(Curve(label, _mean(before), _mean(after), len(before)))
+                before, after = (_mean([pair[i] for pair in pairs]) for i in range(2))
+                result.append(Curve(label, before, after, len(pairs)))
     if not result:
-        raise UsageError(f"no member of the sweep in {folder} has a checkpoint yet")
+        raise UsageError(f"no member of the sweep in {folder} has a checkpoint to be diagnosed")
     return result
 
 
@@ -93,10 +96,18 @@ def sentences(curves: list[Curve]) -> list[str]:
     ]
 
 
-def write(folder: Path, out: Path, *, say: Callable[[str], None], warn: Any) -> Path:
+def write(
+    folder: Path,
+    out: Path,
+    *,
+    which: str,
+    window: int,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Path:
     """Write diagnosis.md with flows.png into `out`; its path. Raises as `measure` does."""
     say("gradient flow of the members ...")
-    curves = measure(folder, warn)
+    curves = measure(folder, which, window, warn)
     out.mkdir(parents=True, exist_ok=True)
     figures.flows(curves, out / "flows.png")
     told = sentences(curves)
@@ -104,7 +115,7 @@ def write(folder: Path, out: Path, *, say: Callable[[str], None], warn: Any) -> 
     lines = [
         f"# Gradient flow of the sweep {folder.resolve().name}",
         "",
-        f"Task {config.task}, windows of {config.train.window} steps.",
+        f"Task {config.task}, checkpoint of each member: {which}.",
         "",
         *[f"- {sentence}" for sentence in told],
         "",

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rnnlab import dynamics, dynamics_figures, fixed_points, initialisation, reading, taps
-from rnnlab.sections import Section, Subject, seen, warm
+from rnnlab.sections import Section, Subject, seen
 
 SEQUENCES = 4  # rows along which the Jacobians are taken
 STEPS = 100  # of each
@@ -19,22 +19,18 @@ SEARCHED = 256  # numbers in a state, up to which it is searched
 
 
 def _whole(subject: Subject) -> list[tuple[str, Any, taps.Seen, int]]:
-    """(name, parameters, what it did, rows) of every layer, of rows without padding or a reset.
-
-    None where no such row is there, or the model has two directions.
-    """
+    """(name, parameters, what it did, rows) of every layer, of rows without padding or a reset; an
+    empty list where there may be none, or the model has two directions."""
     probe = subject.probe
     if not probe.net.causal:
         return []
-    batch = subject.task.batch(0)
-    inputs = probe.inputs(batch)
-    found = seen(subject)
+    inputs, found = probe.inputs(subject.batch), seen(subject)
     time, rows = np.shape(found[0].x)[:2]
     if any(inputs.get(name) is not None for name in ("reset", "mask")):
         return []
     lengths = inputs.get("lengths")
     if lengths is not None:  # the longest ones, as far as they all go
-        lengths = np.asarray(_lengths(subject))[:rows]
+        lengths = np.asarray(lengths)
         chosen = np.argsort(-lengths, kind="stable")[:SEQUENCES]
         time = int(lengths[chosen].min())
     else:
@@ -42,20 +38,12 @@ def _whole(subject: Subject) -> list[tuple[str, Any, taps.Seen, int]]:
     layers = taps.units(subject.params)
 
     def cut(one: taps.Seen) -> taps.Seen:
-        return taps.Seen(
-            np.asarray(one.x)[:time, chosen],
-            jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], one.start),
-            jax.tree.map(lambda leaf: np.asarray(leaf)[:time, chosen], one.states),
-        )
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:time, chosen], one)
 
     return [
         (name, layer, cut(one), len(chosen))
         for name, layer, one in zip(probe.net.names, layers, found, strict=True)
     ]
-
-
-def _lengths(subject: Subject) -> Any:
-    return subject.probe.inputs(warm(subject.task, subject.params)[1])["lengths"]
 
 
 def dynamics_section(subject: Subject, folder: Path) -> Section | None:

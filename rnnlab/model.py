@@ -16,7 +16,7 @@ from rnnlab import cells, initialisers, parts
 from rnnlab.bptt import KEEP
 from rnnlab.config import flat
 from rnnlab.precision import matmul
-from rnnlab.taps import Seen, Taps, parted
+from rnnlab.taps import Seen, Taps, parted, untied
 from rnnlab.types import Array, Cell, Config, Model, Params, UsageError
 from rnnlab.unroll import PATHS, sqrt_chunk, unroll
 
@@ -207,14 +207,19 @@ def make(
         shape = (1, *x.shape[1:]) if dropout_shared else x.shape
         return jnp.where(parts.draw(key, 1.0 - rate, shape), x / (1.0 - rate), 0.0)
 
-    def enter(params: dict[str, Any], x: Array, key: Array | None) -> Array:
+    def enter(params: dict[str, Any], x: Array, key: Array | None, taps: Taps | None) -> Array:
         if input == "one_hot":
             if key is not None and _active(input_dropout):
                 blank = parts.draw(key, input_dropout, x.shape)
                 x = jnp.where(blank, BLANK, x.astype(jnp.int32))  # uint8 has no room for BLANK
             return x
         if input == "embedding":
-            x = jnp.take(params["embedding"], x, axis=0, mode="clip")
+            x = untied(
+                lambda table, x: jnp.take(table, x, axis=0, mode="clip"),
+                params["embedding"],
+                taps,
+                x,
+            )
         return drop(key, input_dropout, x)
 
     def run(
@@ -227,6 +232,7 @@ def make(
         mask: Array | None = None,
         reset: Array | None = None,
         taps: Sequence[Taps | None] | None = None,
+        outer: dict[str, Taps] | None = None,
         record: bool,
     ) -> tuple[Any, Array, tuple[Seen, ...]]:
         chunk = sqrt_chunk(x.shape[0]) if remat else 0
@@ -245,11 +251,12 @@ def make(
         def through(layer: Any, x: Array, start: Any, **options: Any) -> tuple[Any, Array]:
             final, y = over(layer, x, start, taps=next(asked), **options)
             if record:
-                y, states = parted(unit, y)
-                seen.append(Seen(x, start, states))
+                y, one = parted(unit, x, y)
+                seen.append(one)
             return final, y
 
-        x = enter(params, x, keys[-1])
+        outer = outer or {}
+        x = enter(params, x, keys[-1], outer.get("embedding"))
         new_carry, outputs = [], []
         for index, layer in enumerate(params["layers"]):
             inside = drop(keys[2 * index], dropout, x) if index else x
@@ -270,9 +277,13 @@ def make(
             outputs.append(x)
         top = jnp.concatenate(outputs, axis=-1) if skip else x
         top = drop(keys[-2], output_dropout, top)
-        readout = params["readout"]
-        kernel = params["embedding"].T if tied else readout["kernel"]
-        return tuple(new_carry), dot(top, kernel) + readout["bias"], tuple(seen)
+
+        def read(readout: dict[str, Array], top: Array) -> Array:
+            kernel = params["embedding"].T if tied else readout["kernel"]
+            return dot(top, kernel) + readout["bias"]
+
+        outputs = untied(read, params["readout"], outer.get("readout"), top)
+        return tuple(new_carry), outputs, tuple(seen)
 
     def apply(params: Params, carry: Any, x: Array, **options: Any) -> tuple[Any, Array]:
         return run(params, carry, x, record=False, **options)[:2]

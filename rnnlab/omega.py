@@ -17,7 +17,9 @@ from rnnlab import taps
 from rnnlab.types import Array, Carry, Params, Probe
 from rnnlab.unroll import valid_steps
 
-BOUND = 1e-10  # a gradient shorter than this says nothing about its direction
+# Of |dE/ds_{k+1}|, as in their code, whose `bound` of 1e-20 is of its square: steps at which less than
+# this has arrived are left alone. E is the mean over the batch, so that the bound depends on B.
+BOUND = 1e-10
 
 
 def penalty(probe: Probe, params: Params, carry: Carry, batch: Any) -> Array:
@@ -52,14 +54,10 @@ def penalty(probe: Probe, params: Params, carry: Carry, batch: Any) -> Array:
 
 
 def _of_layer(cell: Any, params: Params, seen: taps.Seen, d_states: Any, counted: Array) -> Array:
-    time, rows = counted.shape
-    first = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), seen.start, seen.states)
+    """Omega of one layer. d_states: dE/ds of the state after each step, a carry of [T, B, H];
+    counted: bool [T, B]."""
     z = jax.lax.stop_gradient(cell.project(params, seen.x, None))
-
-    def together(tree: Any) -> Any:  # no step needs the one before it any more: T B rows at once
-        return jax.tree.map(lambda a: a.reshape(time * rows, *a.shape[2:]), tree)
-
-    first, z, d_states = map(together, (first, z, d_states))
+    first, z, d_states = taps.together((seen.before, z, d_states))
     size = _norm(d_states)
     counts = (size > BOUND) & counted.reshape(-1)
     safe = jnp.where(counts, size, 1)

@@ -51,21 +51,22 @@ SINGLE = Split()
 # ---- which devices
 
 
-def host_devices(*, requested: int, batch: int) -> int:
+def host_devices(*, requested: int, batch: int, whole: bool = False) -> int:
     """How many devices to make of the CPU, before JAX starts: `requested`, or for 0 the most that
-    divide the batch and have ROWS_EACH rows of it or more. A pure function of its arguments and of
-    `cores()`."""
-    if requested:
-        return requested
+    divide the batch and have ROWS_EACH rows of it or more, but 1 if the step needs the `whole` batch
+    at once. A pure function of its arguments and of `cores()`."""
+    if requested or whole:
+        return requested or 1
     most = min(cores(), batch // ROWS_EACH)
     return next((count for count in range(most, 1, -1) if batch % count == 0), 1)
 
 
-def choose(*, requested: int, batch: int) -> Split:
+def choose(*, requested: int, batch: int, whole: bool = False) -> Split:
     """The split of a run; it starts JAX's backend.
 
     requested: how many devices; 0 for what suits the machine, 1 for no split. Over several
         processes a step always takes all devices of each, of a CPU one each.
+    whole: the step is no sum over rows. A mesh does not mind, CPU devices without one do.
 
     Raises UsageError if there are fewer, or if they do not divide the batch.
     """
@@ -81,7 +82,7 @@ def choose(*, requested: int, batch: int) -> Split:
             )
     elif cpu:
         there = tuple(jax.local_devices())[: cores()]
-        count = host_devices(requested=requested, batch=batch)
+        count = host_devices(requested=requested, batch=batch, whole=whole)
         if not requested and count > len(there):  # JAX was running before it could be told
             count = 1
     else:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.taps import Seen
+from rnnlab.taps import Seen, together
 from rnnlab.types import Array, Cell, Params
 
 BEYOND = 0.95  # of an activation's range: |tanh| above it, a gate above it or below 1 - it
@@ -123,14 +123,11 @@ class Saturation(NamedTuple):
 
 def _over_time(cell: Cell, seen: Seen) -> Callable[[Params], list[tuple[Activation, Array]]]:
     """params -> the activations of every step, [T, B, H] each."""
-    first = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), seen.start, seen.states)
     time, rows = seen.x.shape[:2]
 
     def run(params: Params) -> list[tuple[Activation, Array]]:
         z = cell.project(params, seen.x, None)
-        # No step needs the one before it, now that the states are known: T B rows at once.
-        together = jax.tree.map(lambda a: a.reshape(time * rows, *a.shape[2:]), (first, z))
-        found = traced(cell, params, *together)
+        found = traced(cell, params, *together((seen.before, z)))
         return [(which, value.reshape(time, rows, -1)) for which, value in found]
 
     return run
@@ -141,10 +138,8 @@ def measure(
 ) -> list[Saturation]:
     """The activations of a layer over a window: shares that are saturated, and histograms.
 
+    params: of that layer; seen: of `Model.watch`. Without noise inside the cell.
     valid: bool [T, B], the steps that exist; None: all do.
-
-    params: of that layer; seen: of `Model.watch`. Without noise inside the cell. Every step is taken
-    to start from the state that the step before left (a reset inside the window is not seen).
     """
     which: list[Activation] = []
     there = jnp.ones(seen.x.shape[:2], bool) if valid is None else jnp.asarray(valid)

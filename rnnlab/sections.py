@@ -31,6 +31,8 @@ class Subject(NamedTuple):
     task: Task  # with the window of the diagnosis, which may be longer than that of training
     trained: Task  # with that of training
     params: Params
+    carry: Any  # the state that the window starts from, of ROWS rows at most
+    batch: Any  # of that window and those rows
     title: str
     is_run: bool  # and not a config at initialisation
     rows: list[dict[str, Any]]  # of metrics.jsonl
@@ -43,7 +45,7 @@ class Section(NamedTuple):
     title: str
     sentences: list[str]
     figures: list[tuple[str, str]]  # (file, what it shows)
-    table: list[str] = []  # noqa: RUF012, lines of Markdown; never written to
+    table: tuple[str, ...] = ()  # lines of Markdown
 
 
 # ---- what is looked at
@@ -67,7 +69,7 @@ def warm(task: Task, params: Params) -> tuple[Any, Any]:
 
 def check(subject: Subject) -> None:
     """Raise UsageError where the loss or its gradient overflows: no figure could be drawn of it."""
-    carry, batch = warm(subject.task, subject.params)
+    carry, batch = subject.carry, subject.batch
 
     def loss(params: Params) -> Any:
         total, count = subject.task.loss(params, carry, batch, None)[1]["loss"]
@@ -85,20 +87,17 @@ def check(subject: Subject) -> None:
 
 def seen(subject: Subject) -> tuple[taps.Seen, ...]:
     """What every unroll does over the window."""
-    probe = subject.probe
-    carry, batch = warm(subject.task, subject.params)
-    inputs = probe.inputs(batch)
+    probe, batch = subject.probe, subject.batch
     dtype = jax.tree.leaves(subject.params)[0].dtype
-    start = taps.begun(probe, carry, batch, dtype)
-    return probe.net.watch(subject.params, start, **inputs)[2]
+    start = taps.begun(probe, subject.carry, batch, dtype)
+    return probe.net.watch(subject.params, start, **probe.inputs(batch))[2]
 
 
 def flow_section(subject: Subject, folder: Path) -> Section:
     """Gradient flow."""
     probe = subject.probe
-    carry, batch = warm(subject.task, subject.params)
-    whole = diagnostics.flow(probe, subject.params, carry, batch)
-    last = diagnostics.flow(probe, subject.params, carry, batch, last=True)
+    of = (subject.params, subject.carry, subject.batch)
+    whole, last = diagnostics.flow(probe, *of), diagnostics.flow(probe, *of, last=True)
     figures.flow(whole, last, folder / "flow.png")
     caption = (
         "The norm of dL/ds_t for each layer and part of the state (Pascanu et al. 2013, eq. 3-5). Left: "
@@ -150,8 +149,7 @@ def shares_section(subject: Subject, folder: Path) -> Section | None:
     probe = subject.probe
     if not probe.net.causal:
         return None
-    carry, batch = warm(subject.task, subject.params)
-    found = diagnostics.shares(probe, subject.params, carry, batch)
+    found = diagnostics.shares(probe, subject.params, subject.carry, subject.batch)
     figures.shares(found, folder / "shares.png")
     caption = (
         "What the steps up to t add to the gradient of each weight: the running sum of <g_t, g> / |g|^2, "
@@ -165,7 +163,7 @@ def shares_section(subject: Subject, folder: Path) -> Section | None:
 
 def shares_sentences(found: Sequence[diagnostics.Share]) -> list[str]:
     """For the recurrent matrix of each layer the share of the window's last tenth of the steps, if it
-    is over 30%, three times what it would have if all counted alike."""
+    is over three times what it would be if all counted alike."""
     told = []
     for one in found:
         if "kernel_h" not in one.parts:
@@ -173,7 +171,7 @@ def shares_sentences(found: Sequence[diagnostics.Share]) -> list[str]:
         parts = one.parts["kernel_h"]
         tail = max(1, len(parts) // 10)
         share = float(parts[-tail:].sum())
-        if share > 0.3:
+        if share > 3 * tail / len(parts):
             told.append(
                 f"{one.layer}: the last {tail} of {len(parts)} steps make {100 * share:.0f}% of the "
                 "gradient of the recurrent matrix."
@@ -186,7 +184,7 @@ def saturation_section(subject: Subject, folder: Path) -> Section:
     probe = subject.probe
     net, all_found, shown = probe.net, [], []
     layers = taps.units(subject.params)
-    inputs = probe.inputs(warm(subject.task, subject.params)[1])
+    inputs = probe.inputs(subject.batch)
     valid = valid_steps(inputs["x"].shape[0], inputs.get("lengths"), inputs.get("mask"))
     for name, layer, one in zip(net.names, layers, seen(subject), strict=True):
         found = saturation.measure(net.cell, layer, one, layer=name, valid=valid)
@@ -230,12 +228,15 @@ def truncation_section(subject: Subject, folder: Path) -> Section | None:
     probe = subject.probe
     if not probe.net.causal:
         return None
-    carry, batch = warm(subject.task, subject.params)
-    time = probe.inputs(batch)["x"].shape[0]
+    time = probe.inputs(subject.batch)["x"].shape[0]
     trained = subject.config.train.window
     windows = {2**k for k in range(int(math.log2(time)) + 1)} | {trained, time}
     found = diagnostics.truncation(
-        probe, subject.params, carry, batch, windows=sorted(w for w in windows if w <= time)
+        probe,
+        subject.params,
+        subject.carry,
+        subject.batch,
+        windows=sorted(w for w in windows if w <= time),
     )
     figures.truncation(found, folder / "truncation.png", trained=trained)
     caption = (
@@ -287,7 +288,7 @@ def clipping_section(subject: Subject, folder: Path) -> Section:
         for kind in optim.CLIPS
     ]
     figures.clipping(found, subject.rows, folder / "clipping.png")
-    table = [
+    table = (
         "| clip | T | acts on | length kept, median | direction kept, mean cosine |",
         "|---|---|---|---|---|",
         *(
@@ -299,8 +300,9 @@ def clipping_section(subject: Subject, folder: Path) -> Section:
         "",
         f"Of {BATCHES} batches at these weights. global_norm is the hard clip g T/|g| where |g| > T, soft "
         "is g T/(T + |g|). Thresholds of the kinds that the config does not have: the median norm; for "
-        "value twice the root of the mean square entry at that norm; for adaptive 0.01.",
-    ]
+        "value twice the root of the mean square entry at that norm; for adaptive 0.01."
+        + (" Omega's share in the gradient is left out." if config.omega else ""),
+    )
     caption = (
         "Norms before clipping at these weights; length and direction that each kind of clip keeps; "
         "with a trained run, the learning rate times min(1, T / norm) by the mean norm of each logged row."

@@ -7,6 +7,7 @@ the `Source` itself.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -231,12 +232,6 @@ def marked_pair(
     return Drawn(np.stack([numbers, marks], axis=-1), targets, last)
 
 
-def told_pair(inputs: np.ndarray) -> str:
-    """Of the inputs [T, 2] of `marked_pair`, the marked numbers."""
-    found = [f"{inputs[t, 0]:.4f} at {t}" for t in np.flatnonzero(inputs[:, 1])]
-    return f"marked {' and '.join(found)} of {len(inputs)}"
-
-
 # ---- the task
 
 
@@ -364,6 +359,48 @@ def make(config: Config, problem: Problem, source: Source | None = None) -> Task
     )
 
 
+# ---- tasks that differ in little
+
+
+def recall(
+    config: Config, *, facts: dict[str, Any], count: int, symbols: int, cue: int, names: str
+) -> Task:
+    """The task whose sequences are those of `recalled`. names: of the symbols, one character each.
+
+    Without memory one says nothing, and at the end one of the symbols by chance.
+    """
+    problem = Problem(
+        inputs=symbols + 2,
+        outputs=symbols + 1,
+        draw=lambda *how: recalled(*how, count=count, symbols=symbols, cue=cue),
+        baseline=("no memory", count * math.log(symbols) / mean_length(config)),
+        unit="target",
+        facts=facts,
+        least=2 * count + 1,
+        names=tuple(names),
+        classes=tuple(names),
+    )
+    return make(config, problem)
+
+
+def of_pair(config: Config, *, answer: Callable[[np.ndarray], np.ndarray], variance: float) -> Task:
+    """The task whose sequences are those of `marked_pair`. variance: of the answer, the squared error
+    of whoever always says its mean."""
+    problem = Problem(
+        inputs=2,
+        outputs=1,
+        vectors=True,
+        real=True,
+        draw=lambda *how: marked_pair(*how, answer=answer),
+        baseline=("always the mean", variance),
+        unit="sequence",
+        facts=options(config),
+        least=2,
+        tell=told_pair,
+    )
+    return make(config, problem)
+
+
 # ---- for a person
 
 
@@ -402,3 +439,9 @@ def _row(words: list[str], most: int) -> str:
     if len(words) <= most:
         return gap.join(words)
     return f"{gap.join(words[:half])} ... {gap.join(words[len(words) - half :])}"
+
+
+def told_pair(inputs: np.ndarray) -> str:
+    """Of the inputs [T, 2] of `marked_pair`, the marked numbers."""
+    found = [f"{inputs[t, 0]:.4f} at {t}" for t in np.flatnonzero(inputs[:, 1])]
+    return f"marked {' and '.join(found)} of {len(inputs)}"

@@ -13,6 +13,7 @@ very part of the state (h in the built-in cells). So one backward pass tells how
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,8 +36,8 @@ class Seen(NamedTuple):
     """What one layer did over a window."""
 
     x: Any  # [T, B, D] or int [T, B], its input
-    start: Carry  # [B, H], the state before the first step
-    states: Carry  # [T, B, H] each, the state after every step
+    before: Carry  # [T, B, H] each, the state that every step started from, after a reset
+    states: Carry  # [T, B, H] each, the state after it; zeros, both, at a step that does not exist
 
 
 def nudge(cell: Cell, time: int, batch: int, dtype: Any = jnp.float32) -> Taps:
@@ -86,6 +87,19 @@ def _ledger_backward(whole: Array, d_param: Array) -> tuple[Array, Array, Array]
 
 
 _ledger.defvjp(_ledger_forward, _ledger_backward)
+
+
+def untied(function: Callable[..., Any], params: Params, taps: Taps | None, x: Array) -> Any:
+    """function(params, x) [T, ...] of x [T, ...]; with the `shares` of taps each step has its own copy
+    of the parameters."""
+    if taps is None:
+        return function(params, x)
+
+    def one(inputs: Any) -> Any:
+        part, slots = inputs
+        return function(jax.tree.map(_ledger, params, slots, taps.whole), part)
+
+    return jax.lax.map(one, (x, taps.shares))
 
 
 def tapped(cell: Cell, taps: Taps) -> Cell:
@@ -138,29 +152,36 @@ def tapped(cell: Cell, taps: Taps) -> Cell:
 
 
 def recorded(cell: Cell) -> Cell:
-    """The cell whose output is [B, H + ...]: y, and beside it the new state, part by part."""
+    """The cell whose output is [B, H + ...]: y, and beside it the state before the step and the one
+    after it, part by part."""
 
-    def joined(new: Carry, y: Array) -> tuple[Carry, Array]:
-        flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(new)]
+    def joined(before: Carry, new: Carry, y: Array) -> tuple[Carry, Array]:
+        flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves((before, new))]
         return new, jnp.concatenate([y, *flat], axis=-1)
 
     def step(params: Params, carry: Carry, z: Any) -> tuple[Carry, Array]:
-        return joined(*cell.step(params, carry, z))
+        return joined(carry, *cell.step(params, carry, z))
 
     def gates(params: Params, carry: Carry, u: Any) -> tuple[Carry, Array]:
-        return joined(*cell.gates(params, carry, u))
+        return joined(carry, *cell.gates(params, carry, u))
 
     return cell._replace(step=step, gates=None if cell.gates is None else gates)
 
 
-def parted(cell: Cell, joined: Array) -> tuple[Array, Carry]:
-    """(y [T, B, H], the states [T, B, ...]) of what `recorded(cell)` put out over time."""
+def parted(cell: Cell, x: Any, joined: Array) -> tuple[Array, Seen]:
+    """(y [T, B, H], what the layer did) of what `recorded(cell)` put out over time for x."""
     time, batch = joined.shape[:2]
-    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: cell.carry(batch, joined.dtype)))
+    carry = jax.eval_shape(lambda: cell.carry(batch, joined.dtype))
+    leaves, tree = jax.tree.flatten((carry, carry))
     sizes = [cell.hidden, *(leaf.size // batch for leaf in leaves)]
     y, *rest = jnp.split(joined, list(itertools.accumulate(sizes[:-1])), axis=-1)
-    states = [part.reshape(time, *leaf.shape) for part, leaf in zip(rest, leaves, strict=True)]
-    return y, jax.tree.unflatten(tree, states)
+    parts = [part.reshape(time, *leaf.shape) for part, leaf in zip(rest, leaves, strict=True)]
+    return y, Seen(x, *jax.tree.unflatten(tree, parts))
+
+
+def together(tree: Any) -> Any:
+    """[T, B, ...] -> [T B, ...]: with the state before each step known no step needs another."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
 
 def units(params: Params) -> list[Params]:

@@ -172,12 +172,13 @@ def _agreed(given: Config | None, saved: Config | None, workdir: Path) -> Config
     return given
 
 
-def wished(config: Config) -> dict[str, int]:
+def wished(config: Config) -> dict[str, Any]:
     """What `parallel` goes by."""
-    requested = config.parallel.devices
-    if config.optim.omega and not requested:
-        requested = 1  # it is a mean over the whole batch
-    return {"requested": requested, "batch": config.train.batch_size}
+    return {
+        "requested": config.parallel.devices,
+        "batch": config.train.batch_size,
+        "whole": config.optim.omega > 0,
+    }
 
 
 def _work(config: Config, task: Task) -> float:

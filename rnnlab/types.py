@@ -61,8 +61,9 @@ class Model(NamedTuple):
     carry: Callable[
         ..., Carry
     ]  # (batch, dtype) -> carry, a tuple with one carry a layer (and direction)
-    # (params, carry, x, *, key, lengths, mask, reset, taps) -> (carry, outputs [T, B, V]), where taps
-    # has a `rnnlab.taps.Taps` or None for each unroll, in the order of `names`
+    # (params, carry, x, *, key, lengths, mask, reset, taps, outer) -> (carry, outputs [T, B, V]), where
+    # taps has a `rnnlab.taps.Taps` or None for each unroll, in the order of `names`, and outer those of
+    # the "readout" and the "embedding", of which there may be shares
     apply: Callable[..., tuple[Carry, Array]]
     causal: bool  # no output depends on a later input; only such a model can generate
     layers: tuple[tuple[str, str], ...]  # (layer, shape) rows, for the table printed at the start

@@ -163,7 +163,7 @@ def test_a_worker_sets_its_process_up_before_any_library_is_imported():
 
 
 @pytest.mark.parametrize(
-    "cell", ["lstm", "rnn", *(pytest.param(c, marks=pytest.mark.slow) for c in ("gru", "ugrnn"))]
+    "cell", ["lstm", *(pytest.param(c, marks=pytest.mark.slow) for c in ("rnn", "gru", "ugrnn"))]
 )
 def test_contenders_agree_in_logits_loss_and_every_gradient(here, cell):
     report = measure.Report("-", {"machine": machine.facts(threads=1, memory="stock")})
@@ -292,6 +292,7 @@ def test_what_computes_something_else_is_refused(answers, library, lie, said):
     assert measure.agreeing(crew, case, [library])[library].difference < 1e-5
 
 
+@pytest.mark.slow
 def test_a_refused_contender_is_in_no_table(here, capsys):
     here.lies["rnnlab", "check"] = lambda found: found | {"loss": found["loss"] + 1}
     code, found, error = ran(capsys, "--cells=rnn", "--libraries=rnnlab,rnnlab-plain", *FLAGS)

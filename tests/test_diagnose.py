@@ -24,6 +24,7 @@ text = test_population.text  # a fixture
 def run(text, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     changes = {"diagnose.every": 20, "data.valid_fraction": 0.2}
+    changes |= {"model.layers": 1, "model.cell": "gru"}
     train.train(test_population.made(text, changes), folder, [])
     return folder
 

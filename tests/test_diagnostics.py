@@ -107,17 +107,55 @@ def test_by_lag_and_reach_count_from_each_rows_last_step():
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_the_shares_of_the_steps_add_up_to_the_gradient(cell):
     probe, params, batch = probed(cell, lengths=LENGTHS)
-    found = diagnostics.shares(probe, params, (), batch)
+    found = {one.layer: one for one in diagnostics.shares(probe, params, (), batch)}
 
     def loss(params):
         return stack_by_hand(probe.net, params, batch, {}, LENGTHS)
 
-    whole = jax.jit(jax.grad(loss))(params)["layers"]
-    for one, gradient in zip(found, whole, strict=True):
+    whole = jax.jit(jax.grad(loss))(params)
+    wanted = {f"layer {i + 1}": layer for i, layer in enumerate(whole["layers"])}
+    wanted["readout"] = whole["readout"]
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        one = found[name]
         assert one.parts.keys() == gradient.keys()
-        for name in gradient:
-            np.testing.assert_allclose(one.parts[name].sum(), 1, rtol=1e-9)
-            assert one.norms[name].sum() >= np.linalg.norm(gradient[name]) * (1 - 1e-9)
+        for key in gradient:
+            np.testing.assert_allclose(one.parts[key].sum(), 1, rtol=1e-9)
+            assert one.norms[key].sum() >= np.linalg.norm(gradient[key]) * (1 - 1e-9)
+    # Of the readout each step's own gradient is known: x_t d_t.
+    start = probe.net.carry(B, jnp.float64)
+    *_, seen = probe.net.watch(params, start, **probe.inputs(batch))
+
+    def by_outputs(outputs):
+        values, weights = probe.losses(outputs, batch)
+        return (values * weights).sum() / weights.sum()
+
+    _, outputs = probe.net.apply(params, start, **probe.inputs(batch))
+    d = jax.grad(by_outputs)(outputs)
+    top = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], seen[-1].states.h, 0)
+    each = jnp.einsum("tbh,tbv->thv", top, d)
+    np.testing.assert_allclose(
+        found["readout"].norms["kernel"], np.linalg.norm(each, axis=(1, 2)), rtol=1e-9, atol=1e-15
+    )
+
+
+def test_the_embedding_has_its_shares_too():
+    net = model.make(
+        input_size=3, output_size=V, cell="rnn", hidden=H, layers=1, input="embedding",
+        embedding_size=2,
+    )  # fmt: skip
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 3, (T, B)))
+
+    def losses(outputs, batch):
+        return (outputs**2).sum(-1), jnp.ones((T, B), outputs.dtype)
+
+    probe = Probe(net, lambda batch: {"x": batch["x"]}, losses)
+    params = net.init(jax.random.key(0), jnp.float64)
+    found = diagnostics.shares(probe, params, (), {"x": tokens})
+    assert [one.layer for one in found] == ["layer 1", "embedding", "readout"]
+    for one in found:
+        for parts in one.parts.values():
+            np.testing.assert_allclose(parts.sum(), 1, rtol=1e-9)
 
 
 def test_truncation_is_what_training_by_windows_computes():

@@ -46,7 +46,7 @@ def watch(cell: Cell, params: Any, x: Any, start: Any = None) -> Seen:
     dtype = jax.tree.leaves(params)[0].dtype
     start = cell.carry(x.shape[1], dtype) if start is None else start
     _, y = unroll(recorded(cell), params, x, start, path="plain")
-    return Seen(x, start, parted(cell, y)[1])
+    return parted(cell, x, y)[1]
 
 
 def driven(name: str, *, time=6, rows=3, width=3, hidden=4, **options: Any):
@@ -69,8 +69,7 @@ def matrix(size: int, seed: int = 0) -> np.ndarray:
 
 
 def before(seen: Seen, t: int, row: int) -> list[np.ndarray]:
-    carry = seen.start if t == 0 else jax.tree.map(lambda leaf: leaf[t - 1], seen.states)
-    return [np.asarray(leaf)[row] for leaf in jax.tree.leaves(carry)]
+    return [np.asarray(leaf)[t, row] for leaf in jax.tree.leaves(seen.before)]
 
 
 # Jacobians
@@ -79,7 +78,7 @@ def before(seen: Seen, t: int, row: int) -> list[np.ndarray]:
 def vector_step(cell: Cell, params: Any, seen: Seen, t: int, row: int):
     """F of one row, made by hand: the leaves side by side, in a batch of one."""
     sizes = [len(part) for part in before(seen, t, row)]
-    tree = jax.tree.structure(seen.start)
+    tree = jax.tree.structure(seen.before)
     z = jax.tree.map(lambda leaf: leaf[t], cell.project(params, seen.x[:, row : row + 1], None))
 
     def step(s):
@@ -94,7 +93,7 @@ def vector_step(cell: Cell, params: Any, seen: Seen, t: int, row: int):
 def test_jacobians_are_those_of_reverse_mode_and_of_differences(name, float64):
     cell, params, seen = driven(name)
     found = dynamics.jacobians(cell, params, seen, row=2)
-    size = sum(leaf.shape[-1] for leaf in jax.tree.leaves(seen.start))
+    size = sum(leaf.shape[-1] for leaf in jax.tree.leaves(seen.before))
     assert found.shape == (6, size, size)
     assert found.dtype == np.float64
     assert np.abs(found).max() > 0.1
@@ -141,12 +140,15 @@ def test_a_state_of_any_parts_of_which_some_cannot_vary(float64):
 
     cell = linear(2)._replace(step=step, carry=carry)
     params = jnp.asarray(0.5, jnp.float64)
-    states, carries = carry(2, jnp.float64), []
+    states, carries = carry(2, jnp.float64), [carry(2, jnp.float64)]
     x = jax.random.normal(jax.random.key(0), (3, 2, 2), jnp.float64)
     for z in x:
         states, _ = step(params, states, z)
         carries.append(states)
-    seen = Seen(x, carry(2, jnp.float64), jax.tree.map(lambda *a: jnp.stack(a), *carries))
+    first, after = (
+        jax.tree.map(lambda *a: jnp.stack(a), *part) for part in (carries[:-1], carries[1:])
+    )
+    seen = Seen(x, first, after)
     found = dynamics.jacobians(cell, params, seen, row=1)
     for t in range(3):
         gain = 0.5 * (t + 1)
@@ -298,7 +300,7 @@ def test_a_singular_jacobian_has_an_exponent_of_minus_infinity(float64):
 
 def test_states_that_are_no_trajectory(float64):
     cell, params, seen = driven("rnn")
-    flipped = Seen(seen.x, seen.start, jax.tree.map(lambda a: a[::-1], seen.states))
+    flipped = seen._replace(states=jax.tree.map(lambda a: a[::-1], seen.states))
     for function in (dynamics.jacobians, dynamics.spectra, dynamics.lyapunov):
         more = {} if function is dynamics.jacobians else {"rows": 3}
         more |= {"transient": 0} if function is dynamics.lyapunov else {}

@@ -102,7 +102,10 @@ def test_a_spiral(float64):
         np.testing.assert_allclose(found.eigenvalues[0].real, scale * math.cos(1), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", cells.names())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n == "lstm" else pytest.mark.slow) for n in cells.names()],
+)
 def test_every_cell_stands_still_where_it_is_said_to(name, float64):
     cell, params, seen = driven(name, hidden=8, time=20)
     starts = fixed_points.starting_states(seen, count=10, noise=0.1)
@@ -110,7 +113,7 @@ def test_every_cell_stands_still_where_it_is_said_to(name, float64):
     found = fixed_points.fixed_points(cell, params, x, starts)
     assert len(found.q)
     assert (found.q < 1e-20).all()
-    tree, sizes = jax.tree.structure(seen.start), [8] * len(jax.tree.leaves(seen.start))
+    tree, sizes = jax.tree.structure(seen.states), [8] * len(jax.tree.leaves(seen.states))
     for s, q in zip(found.states, found.q, strict=True):
         parts = np.split(s[None], np.cumsum(sizes)[:-1], axis=1)
         carry = jax.tree.unflatten(tree, [jnp.asarray(part) for part in parts])

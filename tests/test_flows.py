@@ -66,7 +66,7 @@ def test_diagnose_of_a_sweep_draws_its_lines_side_by_side(folder, capsys):
 
 @pytest.mark.slow
 def test_the_curves_are_means_over_the_seeds(folder):
-    found = flows.measure(folder, lambda text: None)
+    found = flows.measure(folder, "latest", 0, pytest.fail)
     assert found[0].label == "rnn, window 10"
     for one in found:
         time = 10 if "10" in one.label else 20

@@ -13,9 +13,10 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes", "float64")
 T, B, D, H, V = 6, 3, 4, 5, 2
 
 
-def probed(cell="rnn", layers=1, **inputs):
+def probed(cell="rnn", layers=1, scored=None, **inputs):
     net = model.make(input_size=D, output_size=V, cell=cell, hidden=H, layers=layers, input="dense")
-    weights = jnp.zeros((T, B)).at[-1].set(1.0)  # the error of the last step alone
+    # The error of the last step alone, if nothing else is asked for.
+    weights = jnp.zeros((T, B)).at[-1].set(1.0) if scored is None else jnp.asarray(scored)
 
     def losses(outputs, batch):
         return ((outputs - batch["targets"]) ** 2).sum(-1), weights
@@ -35,9 +36,12 @@ def flat(carry):
     return jnp.concatenate(jax.tree.leaves(carry), axis=-1)
 
 
-def by_hand(probe, params, batch, skip=lambda k, b: False):
-    """Omega of a model of one layer, every Jacobian written out."""
+def by_hand(probe, params, batch, scored=None, reset=None):
+    """Omega of a model of one layer, every Jacobian written out; steps beyond a row's last scored one
+    do not exist."""
     cell, layer = probe.net.cell, params["layers"][0]
+    scored = np.eye(T)[-1][:, None] * np.ones(B) if scored is None else np.asarray(scored)
+    reset = np.zeros((T, B), bool) if reset is None else np.asarray(reset)
     terms = []
     for b in range(B):
         like = cell.carry(1, jnp.float64)
@@ -53,18 +57,25 @@ def by_hand(probe, params, batch, skip=lambda k, b: False):
             new, _ = cell.step(layer, whole(s), jax.tree.map(lambda a: a[k], z))
             return flat(new)[0]
 
-        def error(s, k, b=b, step=step, whole=whole):  # from the state after step k on
-            for later in range(k + 1, T):
-                s = step(s, later)
+        def lost(s, k, b=b, whole=whole):
             out = whole(s).h @ params["readout"]["kernel"] + params["readout"]["bias"]
-            return ((out[0] - batch["targets"][-1, b]) ** 2).sum() / B
+            return scored[k, b] * ((out[0] - batch["targets"][k, b]) ** 2).sum() / scored.sum()
+
+        def error(s, k, b=b, step=step, lost=lost):  # from the state after step k on
+            total = lost(s, k)
+            for later in range(k + 1, T):
+                s = step(0 * s if reset[later, b] else s, later)
+                total = total + lost(s, later)
+            return total
 
         s = flat(like)[0]
-        for k in range(T):
+        for k in range(1 + int(np.flatnonzero(scored[:, b])[-1])):
+            if reset[k, b]:
+                s = 0 * s
             jacobian = jax.jacrev(step)(s, k)
             s = step(s, k)
             d = jax.grad(error)(s, k)
-            if not skip(k, b):
+            if not reset[k, b]:
                 terms.append((jnp.linalg.norm(d @ jacobian) / jnp.linalg.norm(d) - 1) ** 2)
     return float(np.mean(terms))
 
@@ -80,15 +91,25 @@ def test_it_is_the_equation_of_the_paper(cell):
 
 
 def test_a_reset_and_a_step_that_does_not_exist_do_not_count():
-    reset = jnp.zeros((T, B), bool).at[3, 1].set(True)
-    cut, params, batch = probed(reset=reset)
-    rows = probed()[0]
-    assert np.isfinite(omega.penalty(cut, params, (), batch))
-    lengths = jnp.asarray([T, T, 2])
-    short = probed(lengths=lengths)[0]
-    expected = by_hand(rows, params, batch, skip=lambda k, b: b == 2)
-    # Row 2 has no error at the last step, so no gradient at all: it is below the bound.
-    np.testing.assert_allclose(omega.penalty(short, params, (), batch), expected, rtol=1e-9)
+    lengths, reset = np.array([T, 3, T]), np.zeros((T, B), bool)
+    reset[3, 0] = reset[1, 2] = True
+    scored = (np.arange(T)[:, None] < lengths).astype(float)
+    probe, params, batch = probed(
+        scored=scored, lengths=jnp.asarray(lengths), reset=jnp.asarray(reset)
+    )
+    expected = by_hand(probe, params, batch, scored=scored, reset=reset)
+    np.testing.assert_allclose(omega.penalty(probe, params, (), batch), expected, rtol=1e-9)
+    # They would make a difference.
+    alike = probed(scored=scored, lengths=jnp.asarray(lengths))[0]
+    assert abs(float(omega.penalty(alike, params, (), batch)) - expected) > 1e-3
+    every = jnp.ones((T, B), bool)
+    seen = probe.net.watch(params, probe.net.carry(B, jnp.float64), **probe.inputs(batch))[2][0]
+    d = jax.tree.map(jnp.ones_like, seen.states)
+    counted = [
+        omega._of_layer(probe.net.cell, params["layers"][0], seen, d, c)
+        for c in (every, jnp.asarray((scored > 0) & ~reset))
+    ]
+    assert abs(float(counted[0] - counted[1])) > 1e-3
 
 
 def test_an_orthogonal_linear_map_costs_nothing_and_a_scaled_one_its_square():
@@ -104,7 +125,7 @@ def test_an_orthogonal_linear_map_costs_nothing_and_a_scaled_one_its_square():
         d = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, H)))
         seen = omega.taps.Seen(
             batch["x"],
-            linear.carry(B, jnp.float64),
+            linear.carry(B, jnp.float64)._replace(h=0 * d),
             linear.carry(B, jnp.float64)._replace(h=0 * d),
         )
         found = omega._of_layer(
@@ -152,6 +173,18 @@ def test_its_gradient_holds_states_errors_and_inputs(cell):
 
 def test_layers_add_up():
     probe, params, batch = probed("gru", layers=2)
-    found = omega.penalty(probe, params, (), batch)
-    assert float(found) > 0
-    assert np.isfinite(found)
+    net, start = probe.net, probe.net.carry(B, jnp.float64)
+
+    def error(slots):
+        _, outputs = net.apply(params, start, batch["x"], taps=slots)
+        values, weights = probe.losses(outputs, batch)
+        return (values * weights).sum() / weights.sum()
+
+    slots = [omega.taps.nudge(net.cell, T, B, jnp.float64) for _ in net.names]
+    *_, seen = net.watch(params, start, batch["x"])
+    parts = [
+        float(omega._of_layer(net.cell, layer, one, slot.nudge, jnp.ones((T, B), bool)))
+        for layer, one, slot in zip(params["layers"], seen, jax.grad(error)(slots), strict=True)
+    ]
+    assert min(parts) > 1e-3
+    np.testing.assert_allclose(omega.penalty(probe, params, (), batch), sum(parts), rtol=1e-9)

@@ -144,7 +144,7 @@ def test_two_devices_are_one_in_float64(kind, reduction, text, float64):
 
 
 @two_devices
-@pytest.mark.parametrize("kind", ["apart", "mesh"])
+@pytest.mark.parametrize("kind", ["apart", pytest.param("mesh", marks=pytest.mark.slow)])
 def test_two_devices_are_one_in_float32(kind, text):
     one, _ = stepped(text, "single")
     two, _ = stepped(text, kind)

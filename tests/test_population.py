@@ -142,7 +142,7 @@ def worst(a, b) -> float:
 
 @two_devices
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("mapped", ["loop", "vmap"])
+@pytest.mark.parametrize("mapped", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
 @pytest.mark.parametrize(
     "members", [MEMBERS[2:5], pytest.param(MEMBERS, marks=pytest.mark.slow)], ids=["three", "all"]
 )
@@ -158,7 +158,7 @@ def test_each_member_is_the_run_alone_in_float64(text, mapped, members):
         assert reports[i] == pytest.approx(report, rel=1e-6)  # its sums are float32
 
 
-@pytest.mark.parametrize("mapped", ["loop", "vmap"])
+@pytest.mark.parametrize("mapped", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", ["rnn", pytest.param("gru", marks=pytest.mark.slow)])
 def test_each_member_is_the_run_alone_in_float32(text, mapped, cell):
     configs = [made(text, changes, f"model.cell={cell}") for changes in MEMBERS[:4]]
@@ -185,6 +185,7 @@ def test_a_member_that_diverges_is_frozen_and_touches_no_other(text, mapped):
         assert worst(well.state(i), ill.state(i)) == 0.0
 
 
+@pytest.mark.slow
 @two_devices
 def test_devices_and_neighbours_change_no_bit_of_a_member(text):
     configs = [made(text, {"seed": s, "optim.clip_norm": 0.1 * (s + 1)}) for s in range(4)]

@@ -19,13 +19,12 @@ def window(cell: Cell, scale: float = 3.0):
     x = scale * jax.random.normal(jax.random.key(1), (T, B, D))
     start = jax.tree.map(lambda a: a + 0.1, cell.carry(B, jnp.float32))
     _, joined = unroll(cell, params, x, start, record=True)
-    return params, taps.Seen(x, start, taps.parted(cell, joined)[1])
+    return params, taps.parted(cell, x, joined)[1]
 
 
 def lstm_by_hand(params, seen):
     pre = seen.x @ params["kernel_x"] + params["bias"]
-    h = jnp.concatenate([seen.start.h[None], seen.states.h[:-1]])
-    i, f, g, o = jnp.split(pre + h @ params["kernel_h"], 4, axis=-1)
+    i, f, g, o = jnp.split(pre + seen.before.h @ params["kernel_h"], 4, axis=-1)
     return {
         "forget gate": jax.nn.sigmoid(f),
         "input gate": jax.nn.sigmoid(i),

@@ -211,7 +211,7 @@ def test_the_baseline_is_what_one_does_without_memory(task):
 def test_padding_changes_nothing(task):
     one = made(task, "data.shortest=21")
     batch, params = one.batch(0), one.init(jax.random.key(0))
-    gradient = jax.grad(lambda p, b: (s := one.loss(p, (), b, None)[1]["loss"])[0] / s[1])
+    gradient = jax.jit(jax.grad(lambda p, b: (s := one.loss(p, (), b, None)[1]["loss"])[0] / s[1]))
     plain = gradient(params, batch)
     noisy = dict(batch)
     there = np.arange(24)[:, None] < batch["lengths"]
@@ -329,6 +329,7 @@ def write_images(folder: Path, count=40, test=10, pack=False, size=4):
             else:
                 path.write_bytes(content)
     mnist.load.cache_clear()
+    mnist._train_pixels.cache_clear()
 
 
 def of_images(folder, *more):
@@ -412,3 +413,13 @@ def test_random_numbers_are_even():
     assert abs(uniform.mean() - 0.5) < 0.01
     with pytest.raises(UsageError):
         sequences.Random(-1, sequences.TRAIN)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_diagnosed_is_the_loss_that_trains(task):
+    one = made(task, "data.shortest=22")
+    params, batch = one.init(jax.random.key(0)), one.batch(0)
+    total, count = one.loss(params, (), batch, None)[1]["loss"]
+    outputs = one.probe.net.apply(params, one.probe.net.carry(8), **one.probe.inputs(batch))[1]
+    values, weights = one.probe.losses(outputs, batch)
+    np.testing.assert_allclose((values * weights).sum() / weights.sum(), total / count, rtol=1e-5)

@@ -178,7 +178,7 @@ def test_what_is_recorded_is_the_output_and_every_state(name):
     params, carry, x, _, _ = setting(cell)
     final, y = unroll(cell, params, x, carry)
     again, joined = unroll(cell, params, x, carry, record=True)
-    found, states = taps.parted(cell, joined)
+    found, (_, _, states) = taps.parted(cell, x, joined)
     assert (found == y).all()
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), again, final)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[-1], b), states, final)
@@ -200,9 +200,27 @@ def test_recording_changes_no_gradient(name, path):
 
     def loss(seen, record):
         _, y = unroll(cell, params, x, carry, taps=seen, record=record, path=path)
-        y = taps.parted(cell, y)[0] if record else y
+        y = taps.parted(cell, x, y)[0] if record else y
         return (weights * y).sum()
 
     slots = taps.nudge(cell, T, B, jnp.float64)
     found = [quick_jit(jax.grad(lambda s, r=r: loss(s, r)))(slots).nudge for r in (False, True)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), *found)
+
+
+@pytest.mark.parametrize("path", ["auto", "plain"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_state_before_a_step_is_the_one_it_started_from(path, reverse):
+    """Whatever came between: the direction, a reset, steps that do not exist."""
+    cell = cells.get("lstm", hidden=H)
+    params, carry, x, _, flags = setting(cell, "all")
+    _, joined = unroll(cell, params, x, carry, record=True, path=path, reverse=reverse, **flags)
+    y, seen = taps.parted(cell, x, joined)
+    new, again = cell.step(
+        params, taps.together(seen.before), taps.together(cell.project(params, x, None))
+    )
+    there = np.asarray(y).any(-1)
+    assert there.sum() > T
+    for found, expected in ((again, y), (new.c, seen.states.c), (new.h, seen.states.h)):
+        found = np.asarray(found).reshape(T, B, H)[there]
+        np.testing.assert_allclose(found, np.asarray(expected)[there], rtol=1e-12)

@@ -8,28 +8,21 @@ delays, may vary. The loss is the mean over all steps.
 Without memory one says blank, and then one of the 8 by chance: 10 ln 8 / T nats a step.
 """
 
-import math
 from pathlib import Path
 
 from rnnlab import sequences
 from rnnlab.types import Config, Task
 
 COUNT, SYMBOLS = 10, 8
-NAMES = (*"01234567", ".", ":")
 
 
 def make(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it."""
-    facts = sequences.options(config)
-    problem = sequences.Problem(
-        inputs=SYMBOLS + 2,
-        outputs=SYMBOLS + 1,
-        draw=lambda *how: sequences.recalled(*how, count=COUNT, symbols=SYMBOLS, cue=COUNT + 1),
-        baseline=("no memory", COUNT * math.log(SYMBOLS) / sequences.mean_length(config)),
-        unit="target",
-        facts=facts,
-        least=2 * COUNT + 1,
-        names=NAMES,
-        classes=NAMES,
+    return sequences.recall(
+        config,
+        facts=sequences.options(config),
+        count=COUNT,
+        symbols=SYMBOLS,
+        cue=COUNT + 1,
+        names="01234567.:",
     )
-    return sequences.make(config, problem)

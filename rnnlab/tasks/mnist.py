@@ -107,6 +107,12 @@ def parsed(content: bytes, name: str, *, rank: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
+@functools.lru_cache(maxsize=2)
+def _train_pixels(path: str, pool: int) -> np.ndarray:
+    """Of the training images, once for all members of a sweep."""
+    return pooled(load(path).train[0], pool)
+
+
 def pooled(images: np.ndarray, pool: int) -> np.ndarray:
     """float32 [N, T] in [0, 1]: the averages of blocks of pool x pool pixels, in reading order.
     Raises UsageError if blocks of that size do not fill an image."""
@@ -133,10 +139,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
             )
     width = found.train[0].shape[2] // max(chosen["pool"], 1)
 
-    def taken(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return pooled(images, chosen["pool"]), labels
-
-    pixels, labels = taken(*found.train)
+    pixels, labels = _train_pixels(chosen["path"], chosen["pool"]), found.train[1]
     steps, rows, held = pixels.shape[1], config.train.batch_size, chosen["valid"]
     if config.train.window != steps:
         raise UsageError(
@@ -180,8 +183,8 @@ def make(config: Config, kept: Path | None = None) -> Task:
         return sequences.chunks(count, config.eval.chunk, part)
 
     def test() -> Iterable[sequences.Batch]:
-        images, answers = taken(*found.test)
-        return in_order(images, answers, 0, len(answers))()
+        images, answers = found.test
+        return in_order(pooled(images, chosen["pool"]), answers, 0, len(answers))()
 
     def example(step: int) -> sequences.Batch:
         random = sequences.Random(config.seed, sequences.SHOW, step)

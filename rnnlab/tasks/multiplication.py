@@ -15,17 +15,4 @@ from rnnlab.types import Config, Task
 
 def make(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it."""
-    facts = sequences.options(config)
-    problem = sequences.Problem(
-        inputs=2,
-        outputs=1,
-        vectors=True,
-        real=True,
-        draw=lambda *how: sequences.marked_pair(*how, answer=lambda pair: pair.prod(0)),
-        baseline=("always the mean", 7 / 144),
-        unit="sequence",
-        facts=facts,
-        least=2,
-        tell=sequences.told_pair,
-    )
-    return sequences.make(config, problem)
+    return sequences.of_pair(config, answer=lambda pair: pair.prod(0), variance=7 / 144)

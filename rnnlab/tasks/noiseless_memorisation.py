@@ -11,7 +11,6 @@ data.bits: 5 for a message of 5 symbols of 2, or 20 for one of 10 symbols of 5 (
 Without memory one says nothing, and then a symbol by chance: n ln k / T nats a step.
 """
 
-import math
 from pathlib import Path
 
 from rnnlab import sequences
@@ -26,16 +25,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
     if facts["bits"] not in MESSAGES:
         raise UsageError(f"data.bits must be 5 or 20, got {facts['bits']}")
     count, symbols = MESSAGES[facts["bits"]]
-    names = (*map(str, range(symbols)), ".", ":")
-    problem = sequences.Problem(
-        inputs=symbols + 2,
-        outputs=symbols + 1,
-        draw=lambda *how: sequences.recalled(*how, count=count, symbols=symbols, cue=count),
-        baseline=("no memory", count * math.log(symbols) / sequences.mean_length(config)),
-        unit="target",
-        facts=facts,
-        least=2 * count + 1,
-        names=names,
-        classes=names,
+    names = "01234"[:symbols] + ".:"
+    return sequences.recall(
+        config, facts=facts, count=count, symbols=symbols, cue=count, names=names
     )
-    return sequences.make(config, problem)
