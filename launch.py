@@ -399,21 +399,17 @@ def run_diagnose(flags: argparse.Namespace, changes: list[str]) -> None:
         raise UsageError("diagnose needs --workdir=DIR with a run, or --config=FILE, and not both")
     if changes and not flags.config:
         raise UsageError("--config.KEY is for --config=FILE: a run has its own config")
-    if flags.workdir and flows.is_sweep(Path(flags.workdir)):
-        workdir = Path(flags.workdir)
-        out = Path(flags.out) if flags.out else workdir / "diagnosis"
-        how = {"which": flags.checkpoint, "window": flags.window, "say": say, "warn": warn}
-        say(f"the diagnosis is in {flows.write(workdir, out, **how)}")
-        return
-    if flags.workdir:
-        workdir = Path(flags.workdir)
-        subject = diagnose.of_run(workdir, flags.checkpoint, flags.window, warn)
-        folder = workdir / "diagnosis"
+    name, workdir = Path(flags.config or "").stem, Path(flags.workdir or "")
+    folder = workdir / "diagnosis" if flags.workdir else Path(f"runs/{name}.initial")
+    folder = Path(flags.out) if flags.out else folder
+    of_run = {"which": flags.checkpoint, "window": flags.window, "warn": warn}
+    if flags.workdir and flows.is_sweep(workdir):
+        path = flows.write(workdir, folder, say=say, **of_run)
+    elif flags.workdir:
+        path = diagnose.write(diagnose.of_run(workdir, **of_run), folder, say=say)
     else:
-        name = Path(flags.config).stem
         subject = diagnose.of_config(config.load(flags.config, changes), name, flags.window)
-        folder = Path(f"runs/{name}.initial")
-    path = diagnose.write(subject, Path(flags.out) if flags.out else folder, say=say)
+        path = diagnose.write(subject, folder, say=say)
     say(f"the diagnosis is in {path}")
 
 

@@ -152,9 +152,10 @@ def shares_section(subject: Subject, folder: Path) -> Section | None:
     found = diagnostics.shares(probe, subject.params, subject.carry, subject.batch)
     figures.shares(found, folder / "shares.png")
     caption = (
-        "What the steps up to t add to the gradient of each weight, layer by layer and in the readout: the running sum of <g_t, g> / |g|^2, "
-        "g_t being the gradient by the copy of the weight that step t uses. A straight line: all steps "
-        "count alike. A falling one: these steps pull against the sum."
+        "What the steps up to t add to the gradient of each weight, in the layers and at either end of "
+        "them: the running sum of <g_t, g> / |g|^2, g_t being the gradient by the copy of the "
+        "weight that step t uses. A straight line: all steps count alike. A falling "
+        "one: these steps pull against the sum."
     )
     return Section(
         "The share of each time step", shares_sentences(found), [("shares.png", caption)]
