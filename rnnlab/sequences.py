@@ -17,32 +17,10 @@ import numpy as np
 
 from rnnlab import metrics, model
 from rnnlab.config import flat
+from rnnlab.draws import EVALUATE, LONGER, SHOW, TRAIN, Random
 from rnnlab.types import Array, Config, Model, Params, Probe, Task, UsageError
 
 Batch = dict[str, Any]  # of arrays
-
-# What random numbers are for; `rnnlab.data` has 0 to 3.
-TRAIN, EVALUATE, LONGER, SHOW, ORDER, PIXELS = range(16, 22)
-
-
-class Random:
-    """Random numbers of (seed, purpose, step): PCG64's raw bits, which are the same in every version
-    of NumPy, as its distributions are not. Raises UsageError for a negative seed."""
-
-    def __init__(self, seed: int, purpose: int, *step: int):
-        if seed < 0:
-            raise UsageError(f"a seed must not be negative: {seed}")
-        self._bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(purpose, *step)))
-
-    def integers(self, low: Any, high: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """int64 of `shape` in [low, high), which may be arrays that broadcast to it; the bias of the
-        remainder is below 1e-9 for any length."""
-        raw = self._bits.random_raw(shape)
-        return low + (raw % np.asarray(high - low).astype(np.uint64)).astype(np.int64)
-
-    def uniform(self, shape: tuple[int, ...]) -> np.ndarray:
-        """float64 of `shape` in [0, 1)."""
-        return (self._bits.random_raw(shape) >> np.uint64(11)) * 2.0**-53
 
 
 class Drawn(NamedTuple):

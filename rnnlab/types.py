@@ -87,6 +87,24 @@ class Probe(NamedTuple):
     text: Callable[[], tuple[Any, Any]] | None = None
 
 
+class About(NamedTuple):
+    """What `launch.py tasks` says of a task: the constant ABOUT of its module."""
+
+    mapping: str  # one of MAPPINGS
+    data: str  # built in, and read or downloaded
+    metric: str  # the field's own
+    experiment: str  # a file of experiments/ to begin with
+
+
+MAPPINGS = (
+    "one-to-one",
+    "one-to-many",
+    "many-to-one",
+    "many-to-many",
+    "many-to-many in step",
+)
+
+
 class Task(NamedTuple):
     """What is learned: the batches, the loss and the pictures. One file of rnnlab/tasks makes one.
 

@@ -13,7 +13,7 @@ from test_population import ROOT
 
 import launch
 from rnnlab import config as configuration
-from rnnlab import metrics, sequences, tasks, train
+from rnnlab import draws, metrics, tasks, train
 from rnnlab import step as stepping
 from rnnlab.tasks import mnist
 from rnnlab.types import UsageError
@@ -406,13 +406,13 @@ def test_a_window_that_is_not_the_image_is_refused(tmp_path):
 
 
 def test_random_numbers_are_even():
-    draws = sequences.Random(0, sequences.TRAIN, 3).integers(2, 7, (20000,))
-    assert set(draws) == {2, 3, 4, 5, 6}
-    assert abs(draws.mean() - 4) < 0.05
-    uniform = sequences.Random(0, sequences.TRAIN, 4).uniform((20000,))
+    found = draws.Random(0, draws.TRAIN, 3).integers(2, 7, (20000,))
+    assert set(found) == {2, 3, 4, 5, 6}
+    assert abs(found.mean() - 4) < 0.05
+    uniform = draws.Random(0, draws.TRAIN, 4).uniform((20000,))
     assert abs(uniform.mean() - 0.5) < 0.01
     with pytest.raises(UsageError):
-        sequences.Random(-1, sequences.TRAIN)
+        draws.Random(-1, draws.TRAIN)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -14,18 +14,20 @@ PACKAGE = ROOT / "rnnlab"
 # A module may import those of the rows above its own; a package's name stands for all in it.
 LAYERS = (
     ("types", "machine", "slurm_task", "solved"),
+    ("draws",),
     (
+        *("audio", "morse", "ctc", "media", "scenes", "moving", "mot", "words", "latex"),
         *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
         *("parallel", "precision", "search", "labels", "page", "ranking"),
     ),
-    ("parts", "primitive", "taps"),
+    ("parts", "primitive", "taps", "decoding", "encoders"),
     ("bptt", "cudnn", "saturation", "dynamics"),
     (
         *("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
         "fixed_points",
     ),
     ("model", "sample", "interop", "initialisation", "reading"),
-    ("omega", "seen", "diagnostics", "sequences"),
+    ("omega", "seen", "diagnostics", "sequences", "examples", "decoder"),
     ("tasks", "step", "dynamics_figures"),
     ("record",),
     ("diagnosis_figures", "train"),

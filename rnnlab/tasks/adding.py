@@ -12,7 +12,14 @@ squared error: 2 / 12.
 from pathlib import Path
 
 from rnnlab import sequences
-from rnnlab.types import Config, Task
+from rnnlab.types import About, Config, Task
+
+ABOUT = About(
+    mapping="many-to-one",
+    data="drawn: numbers, two of them marked",
+    metric="squared error of the sum; share of wrong answers",
+    experiment="adding",
+)
 
 
 def make(config: Config, kept: Path | None = None) -> Task:

@@ -11,7 +11,14 @@ Without memory one says blank, and then one of the 8 by chance: 10 ln 8 / T nats
 from pathlib import Path
 
 from rnnlab import sequences
-from rnnlab.types import Config, Task
+from rnnlab.types import About, Config, Task
+
+ABOUT = About(
+    mapping="many-to-many",
+    data="drawn: symbols, to be said again after a pause",
+    metric="nats; share of wrong sequences",
+    experiment="copy_memory",
+)
 
 COUNT, SYMBOLS = 10, 8
 

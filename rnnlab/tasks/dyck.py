@@ -20,8 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnlab import sequences
-from rnnlab.types import Config, Task, UsageError
+from rnnlab import draws, sequences
+from rnnlab.types import About, Config, Task, UsageError
+
+ABOUT = About(
+    mapping="many-to-many in step",
+    data="drawn: nested brackets",
+    metric="nats; share of words with a wrong answer",
+    experiment="memory",
+)
 
 BRACKETS = ("()", "[]", "{}", "<>")
 
@@ -36,7 +43,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
     if most < 1:
         raise UsageError(f"data.depth must be at least 1, got {most}")
 
-    def draw(random: sequences.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
+    def draw(random: draws.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
         rows = np.arange(len(lengths))
         kind = random.integers(0, kinds, (time, len(rows)))
         opens = random.integers(0, 2, (time, len(rows))).astype(bool)

@@ -20,8 +20,15 @@ import numpy as np
 
 from rnnlab import corpora, data, metrics, model, runfolder, sample
 from rnnlab.leaves import select
-from rnnlab.types import Array, Config, Model, Params, Probe, Task, UsageError
+from rnnlab.types import About, Array, Config, Model, Params, Probe, Task, UsageError
 from rnnlab.vocabulary import Vocabulary
+
+ABOUT = About(
+    mapping="many-to-many in step",
+    data="Python's own library; Shakespeare, text8, PTB: downloaded; a text or folder of yours",
+    metric="nats and bits per character",
+    experiment="quickstart",
+)
 
 FUNCTION = "\ndef "  # what a generated function begins with
 KEPT_AT_MOST = 64 << 20  # bytes of held-out tokens that are copied into the run

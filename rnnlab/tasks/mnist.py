@@ -25,8 +25,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab import cache, runfolder, sequences
-from rnnlab.types import Config, Task, UsageError
+from rnnlab import cache, draws, runfolder, sequences
+from rnnlab.types import About, Config, Task, UsageError
+
+ABOUT = About(
+    mapping="many-to-one",
+    data="MNIST, pixel by pixel: downloaded, or a folder of IDX files",
+    metric="accuracy on the test images",
+    experiment="sequential_mnist",
+)
 
 _ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FILES = {  # name -> sha256 of what the .gz holds
@@ -152,8 +159,8 @@ def make(config: Config, kept: Path | None = None) -> Task:
         )
     if config.eval.sequences > held:
         raise UsageError(f"eval.sequences is {config.eval.sequences}, more than data.valid, {held}")
-    draws = sequences.Random(0, sequences.PIXELS).uniform((steps,))
-    order = np.argsort(draws) if chosen["permuted"] else np.arange(steps)
+    permuted = np.argsort(draws.Random(0, draws.PIXELS).uniform((steps,)))
+    order = permuted if chosen["permuted"] else np.arange(steps)
 
     def batch(pixels: np.ndarray, labels: np.ndarray, index: np.ndarray) -> sequences.Batch:
         inputs = pixels[index][:, order].T[..., None]
@@ -167,7 +174,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
 
     @functools.lru_cache(maxsize=2)
     def shuffled(epoch: int) -> np.ndarray:
-        return np.argsort(sequences.Random(config.seed, sequences.ORDER, epoch).uniform((count,)))
+        return np.argsort(draws.Random(config.seed, draws.ORDER, epoch).uniform((count,)))
 
     def train(step: int) -> sequences.Batch:
         epoch, place = divmod(step, per_epoch)
@@ -187,7 +194,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         return in_order(pooled(images, chosen["pool"]), answers, 0, len(answers))()
 
     def example(step: int) -> sequences.Batch:
-        random = sequences.Random(config.seed, sequences.SHOW, step)
+        random = draws.Random(config.seed, draws.SHOW, step)
         return batch(pixels, labels, random.integers(count, len(labels), (1,)))
 
     def tell(inputs: np.ndarray) -> str:

@@ -10,7 +10,14 @@ E[x^2]^2 - E[x]^4 = 1/9 - 1/16 = 7/144.
 from pathlib import Path
 
 from rnnlab import sequences
-from rnnlab.types import Config, Task
+from rnnlab.types import About, Config, Task
+
+ABOUT = About(
+    mapping="many-to-one",
+    data="drawn: numbers, two of them marked",
+    metric="squared error of the product; share of wrong answers",
+    experiment="memory",
+)
 
 
 def make(config: Config, kept: Path | None = None) -> Task:

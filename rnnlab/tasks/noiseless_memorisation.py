@@ -14,7 +14,14 @@ Without memory one says nothing, and then a symbol by chance: n ln k / T nats a 
 from pathlib import Path
 
 from rnnlab import sequences
-from rnnlab.types import Config, Task, UsageError
+from rnnlab.types import About, Config, Task, UsageError
+
+ABOUT = About(
+    mapping="many-to-many",
+    data="drawn: bits, to be said again after a pause",
+    metric="nats; share of wrong sequences",
+    experiment="memory",
+)
 
 MESSAGES = {5: (5, 2), 20: (10, 5)}  # bits -> (length of the message, symbols)
 

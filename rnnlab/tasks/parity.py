@@ -13,11 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnlab import sequences
-from rnnlab.types import Config, Task
+from rnnlab import draws, sequences
+from rnnlab.types import About, Config, Task
+
+ABOUT = About(
+    mapping="many-to-one",
+    data="drawn: bits",
+    metric="nats; share of wrong answers",
+    experiment="memory",
+)
 
 
-def draw(random: sequences.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
+def draw(random: draws.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
     """See `sequences.Problem`."""
     t = np.arange(time)[:, None]
     inputs = random.integers(0, 2, (time, len(lengths)))

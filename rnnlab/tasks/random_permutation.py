@@ -16,8 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnlab import sequences
-from rnnlab.types import Config, Task, UsageError
+from rnnlab import draws, sequences
+from rnnlab.types import About, Config, Task, UsageError
+
+ABOUT = About(
+    mapping="many-to-one",
+    data="drawn: symbols, of which the first returns at the end",
+    metric="nats; share of wrong answers",
+    experiment="memory",
+)
 
 
 def make(config: Config, kept: Path | None = None) -> Task:
@@ -27,7 +34,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
     if size < 3:
         raise UsageError(f"data.symbols must be at least 3 for random_permutation, got {size}")
 
-    def draw(random: sequences.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
+    def draw(random: draws.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
         rows = len(lengths)
         inputs = random.integers(2, size, (time, rows))
         inputs[0] = random.integers(0, 2, (rows,))

@@ -17,8 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnlab import sequences
-from rnnlab.types import Config, Task, UsageError
+from rnnlab import draws, sequences
+from rnnlab.types import About, Config, Task, UsageError
+
+ABOUT = About(
+    mapping="many-to-one",
+    data="drawn: two or three symbols among distractors",
+    metric="nats; share of wrong answers",
+    experiment="temporal_order",
+)
 
 TENTHS = {2: (1, 5), 3: (1, 3, 6)}  # where the tenths begin
 DISTRACTORS = 4
@@ -31,7 +38,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
     if count not in TENTHS:
         raise UsageError(f"data.symbols must be 2 or 3 for temporal_order, got {count}")
 
-    def draw(random: sequences.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
+    def draw(random: draws.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
         rows = len(lengths)
         inputs = random.integers(2, 2 + DISTRACTORS, (time, rows))
         symbols = random.integers(0, 2, (count, rows))
