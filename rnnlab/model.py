@@ -6,7 +6,7 @@ A layer is a cell's parameters, or {"forward": ..., "backward": ...} where bidir
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from rnnlab import cells, initialisers, parts
 from rnnlab.bptt import KEEP
 from rnnlab.config import flat
+from rnnlab.encoders import Encoder
 from rnnlab.precision import matmul
 from rnnlab.taps import Seen, Taps, parted, untied
 from rnnlab.types import Array, Cell, Config, Model, Params, UsageError
@@ -41,37 +42,46 @@ def from_config(
     input_size: int,
     output_size: int,
     real: bool = False,
+    future: bool = False,
     values: dict[str, Any] | None = None,
 ) -> Model:
     """The model of `config.model` from inputs to outputs of these sizes.
 
     real: the inputs are real vectors and not symbols; `model.input` "auto" follows it. values: take
-    the place of the config's own, by dotted key. Raises UsageError for what does not fit together,
-    and for a model that sees the future.
+    the place of the config's own, by dotted key. future: the outputs may depend on later inputs.
+    Raises UsageError for what does not fit together, and for a model that sees a future it must not.
     """
     chosen = flat(config.model) | {
         key.removeprefix("model."): value for key, value in (values or {}).items()
     }
-    return _of(input_size, output_size, real, chosen)
+    return _of(input_size, output_size, real, future, chosen)
 
 
-def to_read(config: Config, *, input_size: int, output_size: int, real: bool = False) -> Model:
+def to_read(
+    config: Config, *, input_size: int, output_size: int, real: bool = False, future: bool = False
+) -> Model:
     """The model of `from_config` where it is only read from, so that its initial values and dropout
     do not matter: the same one for all configs whose programs are the same, so that what is compiled
     for it serves the many members of a sweep."""
     aside = (*INITIAL, *RATES)
     chosen = {key: value for key, value in flat(config.model).items() if key not in aside}
-    return _to_read(input_size, output_size, real, tuple(chosen.items()))
+    return _to_read(input_size, output_size, real, future, tuple(chosen.items()))
 
 
 @functools.lru_cache(maxsize=16)
 def _to_read(
-    input_size: int, output_size: int, real: bool, chosen: tuple[tuple[str, Any], ...]
+    input_size: int,
+    output_size: int,
+    real: bool,
+    future: bool,
+    chosen: tuple[tuple[str, Any], ...],
 ) -> Model:
-    return _of(input_size, output_size, real, dict(chosen))
+    return _of(input_size, output_size, real, future, dict(chosen))
 
 
-def _of(input_size: int, output_size: int, real: bool, chosen: dict[str, Any]) -> Model:
+def _of(
+    input_size: int, output_size: int, real: bool, future: bool, chosen: dict[str, Any]
+) -> Model:
     options = {key: value for key, value in chosen.items() if value is not None}
     cell_options = {
         key.removeprefix("options."): options.pop(key)
@@ -89,7 +99,7 @@ def _of(input_size: int, output_size: int, real: bool, chosen: dict[str, Any]) -
     made = make(
         input_size=input_size, output_size=output_size, cell_options=cell_options, **options
     )
-    if not made.causal:
+    if not (made.causal or future):
         raise UsageError("the model must not see the future: set model.bidirectional to False")
     return made
 
@@ -288,14 +298,6 @@ def make(
     def apply(params: Params, carry: Any, x: Array, **options: Any) -> tuple[Any, Array]:
         return run(params, carry, x, record=False, **options)[:2]
 
-    def rows() -> tuple[tuple[str, str], ...]:
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        table = []
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            table.append((name, " x ".join(str(n) for n in leaf.shape)))
-        return tuple(table)
-
     return Model(
         init=init,
         carry=carry,
@@ -304,5 +306,35 @@ def make(
         cell=unit,
         names=names,
         causal=not bidirectional,
-        layers=rows(),
+        layers=rows(init),
+    )
+
+
+def rows(init: Callable[..., Params]) -> tuple[tuple[str, str], ...]:
+    """(name, shape) of every parameter that `init(key)` makes."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    table = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        table.append((name, " x ".join(str(n) for n in leaf.shape)))
+    return tuple(table)
+
+
+@functools.lru_cache(maxsize=32)
+def encoded(net: Model, encoder: Encoder) -> Model:
+    """The model with an encoder before it: x is what the encoder reads, [T, B, ...], and its
+    parameters are `params["encoder"]`, beside those of `net`."""
+
+    def init(key: Array, dtype: Any = jnp.float32) -> dict[str, Any]:
+        key_net, key_encoder = jax.random.split(key)
+        return {**net.init(key_net, dtype), "encoder": encoder.init(key_encoder, dtype)}
+
+    def before(run: Callable[..., Any]) -> Callable[..., Any]:
+        def apply(params: Params, carry: Any, x: Array, **options: Any) -> Any:
+            return run(params, carry, encoder.apply(params["encoder"], x), **options)
+
+        return apply
+
+    return net._replace(
+        init=init, apply=before(net.apply), watch=before(net.watch), layers=rows(init)
     )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rnnlab import decoding
 from rnnlab.types import Array, Carry, Model, Params, UsageError
 from rnnlab.vocabulary import Vocabulary
 
@@ -291,27 +292,12 @@ def _search(
     model: Model, params: Params, prime: Array, *, length: int, width: int
 ) -> tuple[Array, Array]:
     """(tokens int32 [K, length], scores [K]); a score of -inf is no text at all."""
-    carry = jax.tree.map(lambda a: jnp.repeat(a, width, axis=0), _read(model, params, prime))
-    token = jnp.repeat(prime[-1], width)
-    _, logits = jax.eval_shape(functools.partial(_next, model), params, carry, token)
-    size = logits.shape[1]
-    # All beams hold the prime: only the first may be continued.
-    scores = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf).astype(logits.dtype)
 
-    def advance(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
-        carry, token, scores = state
+    def advance(carry: Carry, token: Array) -> tuple[Carry, Array]:
         carry, logits = _next(model, params, carry, token)
-        scores = scores[:, None] + jax.nn.log_softmax(logits)  # [K, V]
-        scores, best = lax.top_k(scores.reshape(-1), width)
-        parent, token = best // size, (best % size).astype(jnp.int32)
-        carry = jax.tree.map(lambda a: a[parent], carry)
-        return (carry, token, scores), (parent, token)
+        return carry, jax.nn.log_softmax(logits)
 
-    (_, _, scores), (parents, tokens) = lax.scan(advance, (carry, token, scores), None, length)
-
-    def back(beam: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        parents, tokens = step
-        return parents[beam], tokens[beam]
-
-    _, texts = lax.scan(back, jnp.arange(width), (parents, tokens), reverse=True)
-    return texts.T, scores
+    found = decoding.search(
+        advance, _read(model, params, prime), prime[-1], length=length, width=width, end=None
+    )
+    return found.tokens[0], found.scores[0]

@@ -9,6 +9,7 @@ the `Source` itself.
 import functools
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from rnnlab import metrics, model
 from rnnlab.config import flat
 from rnnlab.draws import EVALUATE, LONGER, SHOW, TRAIN, Random
+from rnnlab.encoders import Encoder
 from rnnlab.types import Array, Config, Model, Params, Probe, Task, UsageError
 
 Batch = dict[str, Any]  # of arrays
@@ -26,7 +28,8 @@ Batch = dict[str, Any]  # of arrays
 class Drawn(NamedTuple):
     """B sequences; what stands at t >= the length of a sequence does not matter."""
 
-    inputs: np.ndarray  # int [T, B], symbols; or float [T, B, D]
+    # int [T, B], symbols; or float [T, B, D]; or for an encoder what it reads, [T, B, ...]
+    inputs: np.ndarray
     targets: np.ndarray  # int [T, B], classes; or float [T, B, D]
     weights: np.ndarray  # bool [T, B], where there is an answer
 
@@ -47,7 +50,8 @@ class Problem(NamedTuple):
     multiple: int = 1  # all lengths are multiples of this
     names: tuple[str, ...] = ()  # of the input's symbols, and
     classes: tuple[str, ...] = ()  # of the classes
-    tell: Callable[[np.ndarray], str] | None = None  # the inputs [T, D] for a person
+    tell: Callable[[np.ndarray], str] | None = None  # the inputs [T, ...] for a person
+    more: tuple[tuple[str, Any], ...] = ()  # further metrics by name, as in `rnnlab.metrics`
 
 
 class Source(NamedTuple):
@@ -136,14 +140,20 @@ def drawn(config: Config, problem: Problem) -> Source:
     draw = problem.draw
     assert draw is not None
 
+    def kind(dtype: np.dtype) -> Any:
+        if not problem.vectors:
+            return np.int32
+        return np.uint8 if dtype == np.uint8 else np.float32  # pictures travel as bytes
+
     def batch(random: Random, rows: int, low: int, high: int) -> Batch:
         lengths = multiple * random.integers(low // multiple, high // multiple + 1, (rows,))
         there = np.arange(high)[:, None] < lengths  # [T, B]
         found = draw(random, lengths, high)
-        inputs = np.where(there[..., None] if problem.vectors else there, found.inputs, 0)
+        exists = there.reshape(there.shape + (1,) * (found.inputs.ndim - 2))
+        inputs = np.where(exists, found.inputs, 0)
         targets = np.where(there[..., None] if problem.real else there, found.targets, 0)
         made = {
-            "inputs": inputs.astype(np.float32 if problem.vectors else np.int32),
+            "inputs": inputs.astype(kind(found.inputs.dtype)),
             "targets": targets.astype(np.float32 if problem.real else np.int32),
             "weights": found.weights & there,
         }
@@ -213,8 +223,8 @@ def marked_pair(
 # ---- the task
 
 
-def _known(real: bool) -> metrics.Metrics:
-    return metrics.REAL_METRICS if real else metrics.TOKEN_METRICS
+def _known(real: bool, more: tuple[tuple[str, Any], ...]) -> metrics.Metrics:
+    return {**(metrics.REAL_METRICS if real else metrics.TOKEN_METRICS), **dict(more)}
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:
@@ -237,9 +247,11 @@ def _targets(batch: Batch, outputs: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=16)
-def _reader(net: Model, real: bool) -> tuple[Callable[..., Any], Callable[..., Array]]:
+def _reader(
+    net: Model, real: bool, more: tuple[tuple[str, Any], ...]
+) -> tuple[Callable[..., Any], Callable[..., Array]]:
     """(params, batch) -> the sums of all metrics, and -> the outputs; both jitted."""
-    known = _known(real)
+    known = _known(real, more)
 
     @jax.jit
     def measure(params: Params, batch: Batch) -> Any:
@@ -252,8 +264,18 @@ def _reader(net: Model, real: bool) -> tuple[Callable[..., Any], Callable[..., A
     return measure, jax.jit(functools.partial(_outputs, net))
 
 
-def make(config: Config, problem: Problem, source: Source | None = None) -> Task:
+def make(
+    config: Config,
+    problem: Problem,
+    source: Source | None = None,
+    encoder: Encoder | None = None,
+    draw: Callable[[Callable[[Batch], np.ndarray], Path], list[Path]] | None = None,
+) -> Task:
     """The task of a problem; its sequences are drawn, or come from `source`.
+
+    encoder: what makes the vectors of the inputs, each [...] of its [T, B, ...]. draw: (answers,
+        folder) -> the files it has written for the verb show, where answers: (batch) -> the model's
+        outputs [T, B, V].
 
     Raises UsageError for lengths that the problem has not, or a model that does not fit.
     """
@@ -261,12 +283,19 @@ def make(config: Config, problem: Problem, source: Source | None = None) -> Task
     given = drawn(config, problem) if source is None else source
     sizes: dict[str, Any] = {"input_size": problem.inputs, "output_size": problem.outputs}
     sizes["real"] = problem.vectors
-    net = model.from_config(config, **sizes)
-    measure, answer = _reader(model.to_read(config, **sizes), problem.real)
-    known = _known(problem.real)
+    if encoder is not None:
+        sizes["input_size"] = encoder.size
+
+    def built(of: Callable[..., Model], **options: Any) -> Model:
+        net = of(config, **sizes, **options)
+        return net if encoder is None else model.encoded(net, encoder)
+
+    net = built(model.from_config)
+    measure, answer = _reader(built(model.to_read), problem.real, problem.more)
+    known = _known(problem.real, problem.more)
 
     def loss_of(values: dict[str, Any]) -> Callable[..., Any]:
-        own = model.from_config(config, **sizes, values=values)
+        own = built(model.from_config, values=values)
 
         def loss(
             params: Params, carry: Any, batch: Batch, key: Array | None, taps: Any = None
@@ -302,6 +331,12 @@ def make(config: Config, problem: Problem, source: Source | None = None) -> Task
         batch = given.example(step)
         return told(problem, batch, np.asarray(answer(params, batch)), most=config.sample.steps)
 
+    def pictures(params: Params, folder: Path) -> list[Path]:
+        assert draw is not None
+        return draw(lambda batch: np.asarray(answer(params, batch)), folder)
+
+    drawing = None if draw is None else pictures
+
     def facts() -> dict[str, Any]:
         name, value = problem.baseline
         shortest, window = config.data.shortest, config.train.window
@@ -334,6 +369,7 @@ def make(config: Config, problem: Problem, source: Source | None = None) -> Task
         probe=Probe(net, _inputs, losses),
         measure="squared error" if problem.real else "nats",
         baseline=problem.baseline,
+        draw=drawing,
     )
 
 

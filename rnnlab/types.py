@@ -138,6 +138,9 @@ class Task(NamedTuple):
     measure: str = "nats"  # what the loss counts, a `unit`
     baseline: tuple[str, float] | None = None  # (who needs no memory, its loss)
     writes: bool = False  # whether the task's module has `write`, for the verb sample
+    # (params, folder) -> the pictures and pages that it has written there, for the verb show
+    draw: Callable[[Params, Path], list[Path]] | None = None
+    shapes: int = 1  # how many shapes the batches have; each is compiled
 
 
 class RnnlabError(Exception):
