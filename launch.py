@@ -190,6 +190,19 @@ def parser() -> argparse.ArgumentParser:
         help="beam search for the most probable text instead of drawing one (default: 0, off)",
     )
 
+    show = of_run(
+        "show",
+        "draw what a trained model does: pictures, pages, translations",
+        "Writes into the folder --out; which files depends on the task.",
+    )
+    show.add_argument(
+        "--out", metavar="DIR", help="where to write (default: shown in the run's folder)"
+    )
+
+    verb(
+        "tasks", "list the tasks, with mapping, data and metric", "Each is a file of rnnlab/tasks."
+    )
+
     sweep = verb(
         "sweep",
         "train all members of a sweep, or what is left of it",
@@ -455,6 +468,38 @@ def run_sample(flags: argparse.Namespace) -> None:
     )
 
 
+def run_show(flags: argparse.Namespace) -> None:
+    from rnnlab import train
+    from rnnlab.types import UsageError
+
+    run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
+    if run.task.draw is None:
+        raise UsageError(
+            f"the run is of the task {run.config.task}, which draws no pictures: its samples.txt and "
+            "curves.png show what the model does"
+        )
+    folder = Path(flags.out or Path(flags.workdir) / "shown")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in run.task.draw(run.params, folder):
+        say(f"wrote {path}")
+
+
+def run_tasks(flags: argparse.Namespace) -> None:
+    from rnnlab import tasks
+    from rnnlab.types import MAPPINGS
+
+    known = {name: tasks.module(name) for name in tasks.names()}
+    for mapping in MAPPINGS:
+        say(f"{mapping}")
+        for name, module in known.items():
+            if module.ABOUT.mapping == mapping:
+                first = module.__doc__.split("\n")[0]
+                say(f"  {name:<23} {first}")
+                say(f"  {'':<23} data: {module.ABOUT.data}")
+                say(f"  {'':<23} metric: {module.ABOUT.metric}")
+                say(f"  {'':<23} train --config=experiments/{module.ABOUT.experiment}.py")
+
+
 def run_bench(flags: argparse.Namespace) -> None:
     from rnnlab import bench
     from rnnlab.types import UsageError
@@ -492,6 +537,8 @@ def main(arguments: list[str]) -> int:
             verbs = {
                 "evaluate": run_evaluate,
                 "sample": run_sample,
+                "show": run_show,
+                "tasks": run_tasks,
                 "report": run_report,
                 "bench": run_bench,
             }

@@ -16,6 +16,7 @@ from rnnlab.draws import ORDER, SHOW, Random
 from rnnlab.types import Array, Config, Params, Task, UsageError
 
 Batch = dict[str, Any]  # of arrays
+POOL = 50  # batches within which examples are sorted by length
 Sums = dict[str, tuple[Array, Array]]  # metric -> (sum, count)
 
 
@@ -26,6 +27,9 @@ class Examples(NamedTuple):
     batch: Callable[[np.ndarray], Batch]
     truth: Callable[[int], Any]  # number -> what a right answer is, for `score` and `tell`
     size: int | None  # how many; None: every number is another one
+    # int [size]: examples of like length come in the same batch of training, whose shape may depend
+    # on the longest; None: they come as drawn
+    lengths: Any = None
 
 
 class Network(NamedTuple):
@@ -60,7 +64,10 @@ def training(
         if epoch not in kept:
             while len(kept) > 1:
                 kept.pop(next(iter(kept)))
-            kept[epoch] = Random(seed, ORDER, epoch).order(examples.size or 0)
+            found = Random(seed, ORDER, epoch).order(examples.size or 0)
+            if examples.lengths is not None:
+                found = _alike(found, examples.lengths, batch_size, Random(seed, ORDER, epoch, 1))
+            kept[epoch] = found
         return kept[epoch]
 
     def batch(step: int) -> Batch:
@@ -68,6 +75,18 @@ def training(
         return _all_there(examples.batch(order(epoch)[place * batch_size :][:batch_size]))
 
     return batch, steps
+
+
+def _alike(order: np.ndarray, lengths: np.ndarray, rows: int, random: Random) -> np.ndarray:
+    """The order in batches of like length: sorted within pools of POOL batches, and the batches
+    shuffled. What fills no batch stays at the end, and so out."""
+    full = len(order) // rows * rows
+    sorted_pools = [
+        pool[np.argsort(lengths[pool], kind="stable")]
+        for pool in np.split(order[:full], range(POOL * rows, full, POOL * rows))
+    ]
+    batches = np.concatenate(sorted_pools).reshape(-1, rows)
+    return np.concatenate([batches[random.order(len(batches))].ravel(), order[full:]])
 
 
 def _all_there(batch: Batch) -> Batch:
@@ -107,6 +126,7 @@ def make(
     draw: Callable[[Params, Path], list[Path]] | None = None,
     schedule: Callable[[int], Batch] = lambda step: {},
     writes: bool = False,
+    shapes: int = 1,
 ) -> Task:
     """The task of these examples.
 
@@ -119,7 +139,7 @@ def make(
         metrics. tell: (examples, number, answer) -> the example for a person.
     unit: what the loss is counted by; measure: in what; baseline: (who knows nothing of the input,
         its loss). facts: for run.json.
-    schedule: step -> scalars that a batch of training has too.
+    schedule: step -> scalars that a batch of training has too. shapes: of the batches, see `Task`.
 
     config.eval has examples, decoded, tested, beam and chunk, the number of rows at once. Raises
     UsageError for counts out of range.
@@ -210,4 +230,5 @@ def make(
         baseline=baseline,
         draw=draw,
         writes=writes,
+        shapes=shapes,
     )

@@ -28,7 +28,7 @@ from rnnlab import machine, optim, seen, train
 from rnnlab import step as stepping
 from rnnlab.display import Display
 from rnnlab.record import Record, initial
-from rnnlab.types import Config, Params, Task
+from rnnlab.types import Config, Params, Task, UsageError
 
 AXIS = "members"
 PAUSE = 5.0  # seconds between two lines of progress: rows may be as frequent as steps
@@ -77,6 +77,11 @@ class Population:
         signal: Callable[[], int | None],
         mapped: str | None = None,
     ):
+        if tasks[0].shapes > 1:
+            raise UsageError(
+                f"the batches have {tasks[0].shapes} lengths (data.buckets), and one program takes one: "
+                "set --executor=local, or data.buckets to ()"
+            )
         self.signal = signal
         self.mapped = mapped or ("loop" if devices[0].platform == "cpu" else "vmap")
         self.configs, self.tasks = list(configs), list(tasks)

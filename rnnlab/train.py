@@ -201,6 +201,13 @@ class Single:
         self.config, self.task, self.signal = config, task, signal
         self.split = parallel.choose(**wished(config))
         group = config.train.steps_per_dispatch
+        if task.shapes > 1:
+            if group > 1:
+                raise UsageError(
+                    f"train.steps_per_dispatch is {group}: batches of several lengths (data.buckets) go "
+                    "one by one, leave it at 0"
+                )
+            group = 1
         if not (group or self.split.devices):
             group = stepping.steps_per_dispatch(_work(config, task))
         self.group, self.every = max(group, 1), config.diagnose.every

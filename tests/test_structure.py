@@ -16,11 +16,11 @@ LAYERS = (
     ("types", "machine", "slurm_task", "solved"),
     ("draws",),
     (
-        *("audio", "morse", "ctc", "media", "scenes", "moving", "mot", "words", "latex"),
+        *("audio", "morse", "ctc", "media", "scenes", "moving", "mot", "words", "dates", "latex"),
         *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
         *("parallel", "precision", "search", "labels", "page", "ranking"),
     ),
-    ("parts", "primitive", "taps", "decoding", "encoders"),
+    ("parts", "primitive", "taps", "decoding", "encoders", "task_figures"),
     ("bptt", "cudnn", "saturation", "dynamics"),
     (
         *("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
@@ -158,14 +158,24 @@ def load(monkeypatch):
     return lambda name: configuration.load(f"experiments/{name}.py", [])
 
 
+def base_of(task):
+    """The experiment that explains the keys of a task."""
+    if task == "language_model":
+        return "default"
+    return (
+        task if task in EXPERIMENTS and task != "adding" and task != "temporal_order" else "memory"
+    )
+
+
 @every_experiment
 def test_an_experiment_differs_from_the_default_in_values_alone(name, load):
     config, default = load(name), load("default")
     configuration.validate(config)
     own = configuration.flat(config)
-    of_task = [key for key in own if key.partition(".")[0] in ("data", "eval", "sample")]
+    parts = ("data", "eval", "sample", "encoder", "decoder")
+    of_task = [key for key in own if key.partition(".")[0] in parts]
     # What a task reads and shows has keys of its own: those of the experiment that explains them.
-    base = load("default" if config.task == "language_model" else "memory")
+    base = load(base_of(config.task))
     assert [key for key in configuration.flat(base) if key in of_task] == of_task
     rest = [key for key in own if key not in of_task]
     assert [key for key in configuration.flat(default) if key in rest] == rest
