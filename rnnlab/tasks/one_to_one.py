@@ -1,0 +1,221 @@
+"""One-to-one: a value or a label from one vector, the mapping without time.
+
+A recurrent network of one step is a layer of its gates, and this is the degenerate case that shows it
+(and what the recurrence of the other tasks adds). train.window must be 1.
+
+Built in: the next state of the Henon map (Henon 1976), x' = 1 - 1.4 x^2 + y, y' = 0.3 x, from a state
+drawn on its attractor. Real data: data.path is a CSV file of numbers, one example a line, with a
+heading or without; the last column is the answer, a label (data.labels) or a value. The columns are
+scaled to mean 0 and variance 1 over the training examples, and so is an answer that is a value. Of the
+lines in random order data.valid and data.test are the shares that are held out.
+
+Whoever knows nothing of the vector says the mean (squared error: the variance), or how frequent each
+label is (nats: their entropy).
+"""
+
+import csv
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab import cache, draws, runfolder, sequences
+from rnnlab.types import About, Config, Task, UsageError
+
+ABOUT = About(
+    mapping="one-to-one",
+    data="drawn: states of the Henon map; a CSV file of yours",
+    metric="squared error of the next value, or accuracy of the label",
+    experiment="one_to_one",
+)
+SETTLED = 60  # steps after which a state is on the attractor, to about 1e-3 of its size
+
+
+def henon(random: draws.Random, lengths: np.ndarray, time: int) -> sequences.Drawn:
+    """See `sequences.Problem`: states [1, B, 2] and the states that follow them."""
+    x, y = 0.2 * random.uniform((2, len(lengths))) - 0.1
+    for _ in range(SETTLED):
+        x, y = 1 - 1.4 * x**2 + y, 0.3 * x
+    following = np.stack([1 - 1.4 * x**2 + y, 0.3 * x], axis=-1)
+    there = np.ones((1, len(lengths)), bool)
+    return sequences.Drawn(np.stack([x, y], axis=-1)[None], following[None], there)
+
+
+@functools.cache
+def variance() -> float:
+    """The squared error of whoever always says the mean state: the mean of both variances, over
+    200,000 states."""
+    found = henon(draws.Random(0, draws.PIXELS), np.ones(200_000, int), 1).targets[0]
+    return float(found.var(axis=0).mean())
+
+
+class Table(NamedTuple):
+    """A CSV file."""
+
+    numbers: np.ndarray  # float64 [N, D + 1], the answer last
+    sha256: str
+
+
+@functools.lru_cache(maxsize=2)
+def read(path: str) -> Table:
+    """The numbers of a CSV file. Raises UsageError, with the line, for what is no table of numbers."""
+    file = Path(path).expanduser()
+    try:
+        content = file.read_bytes()
+        lines = list(csv.reader(content.decode("utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"cannot read {file}: {cache.reason_of(error)}") from None
+    rows, width = [], 0
+    for number, cells in enumerate(lines, start=1):
+        if not cells:
+            continue
+        try:
+            row = [float(cell) for cell in cells]
+        except ValueError:
+            if number == 1:  # the heading
+                continue
+            raise UsageError(
+                f"{file}:{number} is not all numbers: {','.join(cells)[:60]}"
+            ) from None
+        if not all(map(math.isfinite, row)):
+            raise UsageError(f"{file}:{number} has a number that is not finite")
+        width = width or len(row)
+        if len(row) != width or width < 2:
+            raise UsageError(
+                f"{file}:{number} has {len(row)} columns: each line has at least one number and its "
+                f"answer, {max(width, 2)} columns"
+            )
+        rows.append(row)
+    if not rows:
+        raise UsageError(f"{file} has no numbers")
+    return Table(np.array(rows), hashlib.sha256(content).hexdigest())
+
+
+def make(config: Config, kept: Path | None = None) -> Task:
+    """The task of `config`; with `kept`, the table must be that of the run.
+
+    Raises UsageError for a window other than 1, or a table or shares that do not fit.
+    """
+    chosen = sequences.options(config, path="", labels=False, valid=0.1, test=0.1)
+    if config.train.window != 1:
+        raise UsageError(
+            f"one vector is one step: set train.window to 1, not {config.train.window}"
+        )
+    if chosen["path"]:
+        return _of_table(config, chosen, kept)
+    problem = sequences.Problem(
+        inputs=2,
+        outputs=2,
+        vectors=True,
+        real=True,
+        draw=henon,
+        baseline=("always the mean", variance()),
+        unit="vector",
+        facts={"map": "Henon"},
+        tell=lambda inputs: "state {:.4f} {:.4f}".format(*inputs[0]),
+    )
+    return sequences.make(config, problem)
+
+
+def _of_table(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task:
+    table = read(chosen["path"])
+    if kept is not None:
+        before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
+        if before != table.sha256:
+            raise UsageError(
+                f"the table of this run has changed since it began: {chosen['path']} has sha256 "
+                f"{table.sha256}, the run has {before}"
+            )
+    count = len(table.numbers)
+    shares = {key: chosen[key] for key in ("valid", "test")}
+    held = {key: math.ceil(share * count) for key, share in shares.items()}
+    rest = count - sum(held.values())
+    if min(shares.values()) <= 0 or rest < config.train.batch_size:
+        raise UsageError(
+            f"of {count} lines data.valid and data.test hold out {held['valid']} and {held['test']}, and "
+            f"a batch has {config.train.batch_size}"
+        )
+    order = draws.Random(0, draws.ORDER).order(count)  # the same split for all seeds
+    splits = np.split(order, [rest, rest + held["valid"]])
+    vectors, answers = table.numbers[:, :-1], table.numbers[:, -1]
+    names: tuple[str, ...] = ()
+    if chosen["labels"]:
+        values = np.unique(answers)
+        if len(values) > 1000:
+            raise UsageError(f"the last column has {len(values)} labels: is it a value?")
+        targets = np.searchsorted(values, answers).astype(np.int32)
+        names = tuple(f"{value:g}" for value in values)
+        shares_of = np.bincount(targets[splits[0]], minlength=len(names)) / rest
+        known = shares_of[shares_of > 0]
+        baseline = ("frequency of the labels", float(-(known * np.log(known)).sum()))
+    else:
+        targets = _scaled(answers[:, None], splits[0])
+        baseline = ("always the mean", float(targets[splits[1]].var()))
+    inputs = _scaled(vectors, splits[0])
+
+    def batch(numbers: np.ndarray) -> sequences.Batch:
+        there = np.ones((1, len(numbers)), bool)
+        return {
+            "inputs": inputs[None, numbers],
+            "targets": targets[None, numbers],
+            "weights": there,
+        }
+
+    per_epoch = rest // config.train.batch_size
+
+    @functools.lru_cache(maxsize=2)
+    def shuffled(epoch: int) -> np.ndarray:
+        return splits[0][draws.Random(config.seed, draws.ORDER, epoch).order(rest)]
+
+    def train(step: int) -> sequences.Batch:
+        epoch, place = divmod(step, per_epoch)
+        return batch(shuffled(epoch)[place * config.train.batch_size :][: config.train.batch_size])
+
+    def in_order(part: np.ndarray) -> Callable[[], Iterable[sequences.Batch]]:
+        def some(number: int, size: int) -> sequences.Batch:
+            return batch(part[np.minimum(number * size + np.arange(size), len(part) - 1)])
+
+        return sequences.chunks(len(part), config.eval.chunk, some)
+
+    def example(step: int) -> sequences.Batch:
+        number = draws.Random(config.seed, draws.SHOW, step).integers(0, len(splits[1]), (1,))
+        return batch(splits[1][number])
+
+    metric = "accuracy" if chosen["labels"] else "loss"
+    source = sequences.Source(
+        train=train,
+        valid=in_order(splits[1]),
+        last={f"test_{metric}": (metric, in_order(splits[2]))},
+        example=example,
+        facts=lambda: {
+            "source": chosen["path"],
+            "sha256": table.sha256,
+            "train_lines": rest,
+            "valid_lines": held["valid"],
+            "test_lines": held["test"],
+            "steps_per_epoch": per_epoch,
+        },
+    )
+    problem = sequences.Problem(
+        inputs=vectors.shape[1],
+        outputs=len(names) or 1,
+        vectors=True,
+        real=not chosen["labels"],
+        draw=None,
+        baseline=baseline,
+        unit="vector",
+        facts={key: value for key, value in chosen.items() if key != "path"},
+        classes=names,
+        tell=lambda inputs: "vector  " + " ".join(f"{value:.3f}" for value in inputs[0]),
+    )
+    return sequences.make(config, problem, source)
+
+
+def _scaled(columns: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """float32 [N, D], mean 0 and variance 1 over the training lines; a constant column is 0."""
+    mean, spread = columns[training].mean(0), columns[training].std(0)
+    return ((columns - mean) / np.where(spread > 0, spread, 1.0)).astype(np.float32)
