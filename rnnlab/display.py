@@ -137,6 +137,10 @@ class Display:
                 text += f" (baseline {number(row['baseline_loss'])})"
             if "error" in row:
                 text += f", {100 * row['error']:.1f}% of the sequences wrong"
+            elif "loss_random_windows" not in row:
+                said = ("step", "split", "loss", "baseline_loss", "seconds")
+                others = {name: value for name, value in row.items() if name not in said}
+                text += "".join(f", {n.replace('_', ' ')} {number(v)}" for n, v in others.items())
             self.say(text)
             return
         measured = row.get(f"{self._unit}s_per_second")  # not yet, if only one step was taken

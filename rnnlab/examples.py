@@ -125,7 +125,7 @@ def make(
     keep: Callable[[Path], None] = lambda folder: None,
     draw: Callable[[Params, Path], list[Path]] | None = None,
     schedule: Callable[[int], Batch] = lambda step: {},
-    writes: bool = False,
+    writes: str = "",
     shapes: int = 1,
 ) -> Task:
     """The task of these examples.

@@ -333,7 +333,9 @@ class Record:
             f"{self.workdir} (curves.png, samples.txt, metrics.jsonl)."
         )
         if self.task.writes:
-            command = f"python launch.py sample --workdir={self.workdir} --length=500"
-            said += f" Write text with: {command}"
+            command = f"python launch.py sample --workdir={self.workdir} {self.task.writes}"
+            said += f" Try it: {command}"
+        if self.task.draw is not None:
+            said += f" See it: python launch.py show --workdir={self.workdir}"
         self.display.say(said)
         return summary

@@ -320,7 +320,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
             **dict(net.layers),
         },
         unit=unit,
-        writes=True,
+        writes="--length=500",
         probe=Probe(
             net,
             inputs,

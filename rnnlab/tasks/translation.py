@@ -18,6 +18,7 @@ on the whole test set for a beam of eval.beam.
 import functools
 import gzip
 import hashlib
+import shlex
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -467,7 +468,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         keep=keep,
         draw=draw,
         schedule=schedule,
-        writes=True,
+        writes=f"--prime={shlex.quote(valid.truth(0)[0])}",
         shapes=len(lengths),
     )
 
