@@ -1,6 +1,8 @@
 """What holds for every task of a mapping: pure batches, rows apart, learning, resumption, pictures."""
 
 import json
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -143,3 +145,29 @@ def test_a_stopped_run_goes_on_bit_for_bit(name, tmp_path):
     assert rows(straight) == rows(stopped)
     jax.tree.map(np.testing.assert_array_equal, params(straight), params(stopped))
     assert jnp.isfinite(rows(straight)[-1][1])
+
+
+def test_the_page_about_a_task_of_your_own_is_true(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "rnnlab" / "tasks" / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    assert len(code.splitlines()) <= 45
+    (tmp_path / "modulo.py").write_text(code)
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    monkeypatch.syspath_prepend(ROOT)
+    command = re.search(r"python launch.py (train .*)", page)[1].split()
+    small = {
+        "train.steps": 40,
+        "train.batch_size": 16,
+        "model.hidden": 16,
+        "optim.learning_rate": 0.01,
+    }
+    small |= {"train.log_every": 20, "train.sample_every": 0, "train.eval_every": 0}
+    changes = [f"--config.{key}={value}" for key, value in small.items()]
+    monkeypatch.chdir(ROOT)
+    assert launch.main([*command, *changes, f"--workdir={tmp_path / 'run'}"]) == 0
+    assert "(baseline 1.0986)" in capsys.readouterr().out
+    found = tasks.make(configuration.load("experiments/memory.py", ["task=modulo"]))
+    batch = found.batch(0)
+    asked = batch["targets"][batch["weights"]]
+    np.testing.assert_array_equal(asked, batch["inputs"].sum(0) % 3)
+    sys.modules.pop("rnnlab.tasks.modulo")
