@@ -37,6 +37,15 @@ SLURM_FLAGS = (
     ("cpus", int, "N", "cores of each process (default: the cluster's, 1 as a rule)"),
     ("nodes", int, "N", "hosts of a member; over several its steps are split (default: 1)"),
 )
+COMPILE_FLAGS = (
+    ("num", int, 100, "texts of each source"),
+    ("length", int, 500, "characters of a text, about"),
+    ("temperature", float, 0.8, "of the draws, of the n-gram models too"),
+    ("seed", int, 0, "of the draws"),
+    ("preamble", str, "", "a file that comes after \\documentclass (default: built in)"),
+    ("timeout", float, 20.0, "seconds for a document"),
+    ("out", str, "", "where to write (default: latex in the run's folder)"),
+)
 BENCH_FLAGS = (
     ("cells", str, "NAMES", "of lstm,gru,rnn,ugrnn"),
     ("shapes", str, "LIST", "layers x units x batch x time, e.g. 3x512xB64xT128,2x128xB50xT50"),
@@ -289,6 +298,15 @@ def parser() -> argparse.ArgumentParser:
         help="where to write (default: diagnosis in the run's folder, or runs/NAME.initial)",
     )
 
+    compiles = of_run(
+        "compile",
+        "tell how much of the LaTeX that a model writes compiles",
+        "Runs pdflatex on texts of the model, of n-gram models, and excerpts. Writes latex.md.",
+    )
+    for name, kind, default, summary in COMPILE_FLAGS:
+        about = f"{summary} (default: {default})" if default != "" else summary
+        compiles.add_argument(f"--{name}", type=kind, default=default, help=about)
+
     bench = verb(
         "bench",
         "time rnnlab beside PyTorch and Flax, on the CPU",
@@ -500,6 +518,16 @@ def run_tasks(flags: argparse.Namespace) -> None:
                 say(f"  {'':<23} train --config=experiments/{module.ABOUT.experiment}.py")
 
 
+def run_compile(flags: argparse.Namespace) -> None:
+    from rnnlab import latex_report
+
+    workdir = Path(flags.workdir)
+    asked = {name: getattr(flags, name) for name, *_ in COMPILE_FLAGS if name != "out"}
+    folder = Path(flags.out) if flags.out else workdir / "latex"
+    path = latex_report.write(workdir, folder, which=flags.checkpoint, say=say, warn=warn, **asked)
+    say(f"the report is in {path}")
+
+
 def run_bench(flags: argparse.Namespace) -> None:
     from rnnlab import bench
     from rnnlab.types import UsageError
@@ -540,6 +568,7 @@ def main(arguments: list[str]) -> int:
                 "show": run_show,
                 "tasks": run_tasks,
                 "report": run_report,
+                "compile": run_compile,
                 "bench": run_bench,
             }
             verbs[flags.verb](flags)

@@ -18,7 +18,7 @@ LAYERS = (
     (
         *("audio", "morse", "ctc", "media", "scenes", "moving", "mot", "words", "dates", "latex"),
         *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
-        *("parallel", "precision", "search", "labels", "page", "ranking"),
+        *("parallel", "precision", "search", "labels", "page", "ranking", "ngrams"),
     ),
     ("parts", "primitive", "taps", "decoding", "encoders", "task_figures"),
     ("bptt", "cudnn", "saturation", "dynamics"),
@@ -33,7 +33,7 @@ LAYERS = (
     ("diagnosis_figures", "train"),
     ("sections",),
     ("layer_sections",),
-    ("population", "diagnose"),
+    ("population", "diagnose", "latex_report"),
     ("sweep",),
     ("report", "slurm"),
     ("executors", "flows"),
