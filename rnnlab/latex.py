@@ -2,9 +2,10 @@ r"""Does a generated piece of LaTeX compile? Its balance, its document, and a re
 
 What is judged. A text of about N characters is cut out of a longer one, so all texts, real and
 generated, go the same way. Each begins at the border of a paragraph (an empty line) and is cut at
-the border nearest to N (`cut`). It may lie within environments: those it ends without having begun
-them are begun before it, and those it leaves open are ended after it (`Scan.before`, `Scan.after`);
-nothing else is repaired. It compiles if pdflatex, told to halt on the first error, comes to its end.
+the border nearest to N, beyond N / 2 (`cut`). It may lie within environments: those it ends without
+having begun them are begun before it, and those it leaves open are ended after it (`Scan.before`,
+`Scan.after`); nothing else is repaired. It compiles if pdflatex, told to halt on the first error, comes
+to its end.
 """
 
 import contextlib
@@ -140,11 +141,12 @@ def paragraphs(text: str) -> list[str]:
 
 def cut(text: str, length: int) -> str:
     """The beginning of `text`, which starts with a paragraph, to the paragraph's border that is nearest
-    to `length` characters, the earlier of two; without one, to the last end of a line before that."""
+    to `length` characters, the earlier of two, and not before half of it: what is short compiles easily.
+    Without such a border, to the last end of a line before `length`."""
     text = text.lstrip("\n")
     borders = [found.start() for found in re.finditer(r"\n[ \t]*\n", text)]
-    if borders:
-        return text[: min(borders, key=lambda border: abs(border - length))]
+    if far := [border for border in borders if 2 * border >= length]:
+        return text[: min(far, key=lambda border: abs(border - length))]
     lines, newline, _ = text[:length].rpartition("\n")
     return lines if newline else text
 

@@ -289,9 +289,10 @@ def markdown(sources: list[Source], facts: dict[str, Any], name: str, pages: str
         "",
         "What was judged. Each text begins at the border of a paragraph: an excerpt at one drawn at "
         "random, a written text after an empty line and, for the model, from a zero state. Of three "
-        "times the length it is cut at the paragraph's border nearest to the length. Environments that it "
-        "ends without having begun them are begun before it, those left open are ended after it; nothing "
-        "else is repaired, and the third row counts only texts that needed nothing before them. It "
+        "times the length it is cut at the paragraph's border nearest to the length, and beyond half of it. "
+        "Environments that it ends without having begun them are begun before it, those left open are "
+        "ended after it; nothing else is repaired, and the third row counts only texts that "
+        "needed nothing before them. It "
         "compiles if pdflatex, which halts on the first error, comes to the end of the text. "
         "The longest compiling fragment is the longest run of whole paragraphs that compiles, with "
         "environments begun and ended in the same way. Environments balance if each one's end is that "

@@ -26,7 +26,7 @@ real = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflat
 
 @pytest.mark.parametrize(
     ("length", "cut"),
-    [(1, "ab"), (4, "ab"), (5, "ab\n\ncd"), (7, "ab\n\ncd"), (90, "ab\n\ncd\n \nefg")],
+    [(1, "ab"), (4, "ab"), (5, "ab\n\ncd"), (7, "ab\n\ncd"), (22, "ab\n\ncd\n \nefg")],
 )
 def test_a_text_is_cut_at_the_nearest_border_of_a_paragraph(length, cut):
     assert latex.cut("\n\nab\n\ncd\n \nefg\n\nhi", length) == cut
@@ -35,6 +35,8 @@ def test_a_text_is_cut_at_the_nearest_border_of_a_paragraph(length, cut):
 def test_a_text_without_paragraphs_is_cut_at_a_line():
     assert latex.cut("one line\nanother\nthe third", 20) == "one line\nanother"
     assert latex.cut("one line", 20) == "one line"
+    # A border before half of the length is too early: what is short compiles easily.
+    assert latex.cut("a\n\nb\nc", 20) == "a\n\nb"
     assert latex.paragraphs("\n\na\nb\n \n\n\nc\n") == ["a\nb", "c"]
 
 
