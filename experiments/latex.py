@@ -6,6 +6,10 @@
 The second command needs pdflatex (Debian: apt-get install texlive-latex-base) and writes latex/latex.md
 into the run's folder. The built-in preamble knows what the Stacks Project uses; with texlive-pictures
 its diagrams are checked too. For a text with macros of its own give --preamble=FILE.
+
+On seven chapters of the Stacks Project (3.9 MB), 8 minutes of CPU time: 0.917 nats per character on the
+held-out tenth; of 100 texts of about 500 characters 13 compile, of a 6-gram model 0 (1.090 nats), of a
+9-gram model 1, of excerpts 98.
 """
 
 from experiments import default
