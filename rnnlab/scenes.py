@@ -63,7 +63,7 @@ LONGEST = 8  # words of a sentence
 class Group(NamedTuple):
     """Equal objects, as indices of COUNTS, COLOURS and SHAPES."""
 
-    count: int
+    number: int
     colour: int
     shape: int
 
@@ -81,7 +81,7 @@ def part_of(group: Group) -> int:
     groups of."""
     if sum(group) % 4:
         return TRAIN
-    return TEST if (group.count + group.colour // 2) % 2 else EVALUATE
+    return TEST if (group.number + group.colour // 2) % 2 else EVALUATE
 
 
 def combinations(purpose: int) -> tuple[Group, ...]:
@@ -104,14 +104,14 @@ def sentence(scene: Scene) -> str:
     for group in scene.groups:
         one, many = list(SHAPES.items())[group.shape]
         colour = list(COLOURS)[group.colour]
-        names.append(f"{COUNTS[group.count]} {colour} {many if group.count else one}")
+        names.append(f"{COUNTS[group.number]} {colour} {many if group.number else one}")
     if len(names) == 1:
         return f"{names[0]} {PLACES[scene.way]}"
     return f"{names[0]} {RELATIONS[scene.way]} {names[1]}"
 
 
 # Uniform numbers of a scene, by what they are for.
-_CHOICES, _CELLS, _OBJECTS = 6, GRID * GRID, 2 * len(COUNTS)
+_CHOICES, _CELLS, _OBJECTS = 5, 1 + GRID * GRID, 2 * len(COUNTS)
 _DRAWS = _CHOICES + _CELLS + 5 * _OBJECTS
 
 
@@ -131,7 +131,7 @@ def draw(seed: int, purpose: int, numbers: np.ndarray, size: int) -> list[Scene]
         uniform = random.uniform((_DRAWS,))
         noise = random.uniform((size, size))
         groups, way = _groups(purpose, uniform[:_CHOICES])
-        cells = _cells(groups, way, uniform[_CHOICES : _CHOICES + _CELLS + 2])
+        cells = _cells(groups, way, uniform[_CHOICES : _CHOICES + _CELLS])
         found.append((groups, way, cells, uniform[-5 * _OBJECTS :], noise))
     pictures = _drawn(found, size)
     return [
@@ -146,7 +146,7 @@ def _groups(purpose: int, uniform: np.ndarray) -> tuple[tuple[Group, ...], int]:
     def chosen(combinations: tuple[Group, ...], draw: float) -> Group:
         return combinations[int(draw * len(combinations))]
 
-    kind, way, which, first, second = uniform[:5]
+    kind, way, which, first, second = uniform
     group = chosen(_OF[purpose], first)
     if kind < 0.5:
         return (group,), int(way * len(PLACES))
@@ -159,9 +159,9 @@ def _groups(purpose: int, uniform: np.ndarray) -> tuple[tuple[Group, ...], int]:
 
 def _cells(groups: tuple[Group, ...], way: int, uniform: np.ndarray) -> list[tuple[int, int]]:
     """(row, column) of the cell of each object, the first group's first."""
-    keys = uniform[: _CELLS // 2].reshape(2, GRID), uniform[_CELLS // 2 : _CELLS].reshape(2, GRID)
+    keys = uniform[1:].reshape(2, GRID // 2, GRID)
     if len(groups) == 1:
-        count = groups[0].count + 1
+        count = groups[0].number + 1
         middle = way == len(PLACES) - 1
         top, left = (1, 1) if middle else (2 * (way // 2), 2 * (way % 2))
         order = keys[0][:, :2].copy()
@@ -169,12 +169,12 @@ def _cells(groups: tuple[Group, ...], way: int, uniform: np.ndarray) -> list[tup
             order[way // 2, way % 2] = -1.0  # the outermost cell is taken first
         return [(top + at // 2, left + at % 2) for at in np.argsort(order, axis=None)[:count]]
     # Of each group one object is in the same column (row, where they stand side by side).
-    shared = int(uniform[_CELLS] * GRID)
+    shared = int(uniform[0] * GRID)
     found = []
     for half, group in enumerate(groups):
         order = keys[half].copy()
         order[int(order[0, shared] < order[1, shared]), shared] = -1.0
-        for at in np.argsort(order, axis=None)[: group.count + 1]:
+        for at in np.argsort(order, axis=None)[: group.number + 1]:
             along, across = 2 * half + int(at) // GRID, int(at) % GRID
             found.append((along, across) if way == 0 else (across, along))
     return found
@@ -187,7 +187,7 @@ def _drawn(found: list[tuple], size: int) -> np.ndarray:
     image = np.full((total, GRID, side, GRID, side, 3), GROUND, np.float32)
     scene, row, column, colour, shape, rest = [], [], [], [], [], []
     for number, (groups, _, cells, uniform, _) in enumerate(found):
-        of = [group for group in groups for _ in range(group.count + 1)]
+        of = [group for group in groups for _ in range(group.number + 1)]
         scene += [number] * len(of)
         row += [cell[0] for cell in cells]
         column += [cell[1] for cell in cells]

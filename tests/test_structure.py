@@ -20,7 +20,7 @@ LAYERS = (
         *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
         *("parallel", "precision", "search", "labels", "page", "ranking"),
     ),
-    ("parts", "primitive", "taps", "decoding", "encoders", "task_figures"),
+    ("parts", "primitive", "taps", "decoding", "encoders", "flickr", "task_figures"),
     ("bptt", "cudnn", "saturation", "dynamics"),
     (
         *("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
