@@ -196,7 +196,7 @@ def _drawn(found: list[tuple], size: int) -> np.ndarray:
         rest.append(uniform.reshape(_OBJECTS, 5)[: len(of)])
     radius, right, down, shade, tint = np.concatenate(rest).T[..., None, None].astype(np.float32)
     most = 0.44 * side  # from the middle of the cell to the end of the object
-    radius = most * (0.72 + 0.2 * radius)
+    radius = most * (0.8 + 0.2 * radius)
     place = np.arange(side, dtype=np.float32) + 0.5 - side / 2
     x = place[None, None, :] - (2 * right - 1) * (most - radius)
     y = place[None, :, None] - (2 * down - 1) * (most - radius)
