@@ -50,7 +50,7 @@ SMALLEST, STEP = 24, 4  # pixels a side: the least, and its multiples
 
 PAD, BEGIN, END = "<pad>", "<begin>", "<end>"
 # The symbols 0, 1 and 2 are PAD, BEGIN and END.
-WORDS = (
+SYMBOLS = (
     *(PAD, BEGIN, END),
     *sorted(
         {*COUNTS, *COLOURS, *SHAPES, *SHAPES.values()}
@@ -100,14 +100,18 @@ _OF = {purpose: combinations(purpose) for purpose in (TRAIN, EVALUATE, TEST)}
 
 def sentence(scene: Scene) -> str:
     """The one right description."""
+    return _sentence(scene.groups, scene.way)
+
+
+def _sentence(groups: tuple[Group, ...], way: int) -> str:
     names = []
-    for group in scene.groups:
+    for group in groups:
         one, many = list(SHAPES.items())[group.shape]
         colour = list(COLOURS)[group.colour]
         names.append(f"{COUNTS[group.number]} {colour} {many if group.number else one}")
     if len(names) == 1:
-        return f"{names[0]} {PLACES[scene.way]}"
-    return f"{names[0]} {RELATIONS[scene.way]} {names[1]}"
+        return f"{names[0]} {PLACES[way]}"
+    return f"{names[0]} {RELATIONS[way]} {names[1]}"
 
 
 # Uniform numbers of a scene, by what they are for.
@@ -125,19 +129,26 @@ def draw(seed: int, purpose: int, numbers: np.ndarray, size: int) -> list[Scene]
         raise UsageError(
             f"a scene's size must be a multiple of {STEP} pixels, at least {SMALLEST}: got {size}"
         )
-    found = []
-    for number in numbers:
-        random = Random(seed, purpose, int(number))
-        uniform = random.uniform((_DRAWS,))
-        noise = random.uniform((size, size))
-        groups, way = _groups(purpose, uniform[:_CHOICES])
-        cells = _cells(groups, way, uniform[_CHOICES : _CHOICES + _CELLS])
-        found.append((groups, way, cells, uniform[-5 * _OBJECTS :], noise))
+    found = [_planned(seed, purpose, int(number), size) for number in numbers]
     pictures = _drawn(found, size)
     return [
         Scene(groups, way, picture)
         for (groups, way, *_), picture in zip(found, pictures, strict=True)
     ]
+
+
+def sentences(seed: int, purpose: int, numbers: np.ndarray) -> list[str]:
+    """Those of the scenes of these numbers; no picture is drawn."""
+    return [_sentence(*_planned(seed, purpose, int(number), 0)[:2]) for number in numbers]
+
+
+def _planned(seed: int, purpose: int, number: int, size: int) -> tuple:
+    """(groups, way, cells, uniform numbers for the objects, noise)."""
+    random = Random(seed, purpose, number)
+    uniform = random.uniform((_DRAWS,))
+    groups, way = _groups(purpose, uniform[:_CHOICES])
+    cells = _cells(groups, way, uniform[_CHOICES : _CHOICES + _CELLS])
+    return groups, way, cells, uniform[-5 * _OBJECTS :], random.uniform((size, size))
 
 
 def _groups(purpose: int, uniform: np.ndarray) -> tuple[tuple[Group, ...], int]:

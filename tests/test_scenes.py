@@ -25,6 +25,10 @@ def test_a_scene_is_a_pure_function_of_seed_purpose_and_number(drawn):
         before = drawn[TRAIN][number]
         np.testing.assert_array_equal(scene.picture, before.picture)
         assert (scene.groups, scene.way) == (before.groups, before.way)
+    numbers = np.arange(1500)
+    for purpose in PURPOSES:
+        said = [scenes.sentence(scene) for scene in drawn[purpose]]
+        assert scenes.sentences(0, purpose, numbers) == said
     for other in (scenes.draw(1, TRAIN, np.array([7]), SIZE), drawn[TEST][7:]):
         assert (other[0].picture != drawn[TRAIN][7].picture).any()
 
@@ -58,7 +62,7 @@ def test_every_word_and_every_pair_is_in_training(drawn):
                 assert len(set(pairs)) == (3, 6, 4)[one] * (3, 6, 4)[two]
                 assert min(pairs.count(pair) for pair in pairs) >= least
     words = {word for scene in drawn[TRAIN] for word in scenes.sentence(scene).split()}
-    assert words == set(scenes.WORDS) - {scenes.PAD, scenes.BEGIN, scenes.END}
+    assert words == set(scenes.SYMBOLS) - {scenes.PAD, scenes.BEGIN, scenes.END}
     lengths = {len(scenes.sentence(s).split()) for p in PURPOSES for s in drawn[p]}
     assert max(lengths) == scenes.LONGEST
 
