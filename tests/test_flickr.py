@@ -15,10 +15,8 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """As the two archives unpack side by side."""
-    root = tmp_path / "flickr"
+def publish(root):
+    """Write a folder as the two published archives unpack side by side."""
     (root / "Flicker8k_Dataset").mkdir(parents=True)
     lines = []
     for number, name in enumerate(ALL):
@@ -30,7 +28,12 @@ def folder(tmp_path):
     (root / flickr.TOKENS).write_text("\n".join(lines) + "\n")
     for split, names in SPLITS.items():
         (root / flickr.LISTS[split]).write_text("\r\n".join(names) + "\r\n")
-    return root
+
+
+@pytest.fixture
+def folder(tmp_path):
+    publish(tmp_path / "flickr")
+    return tmp_path / "flickr"
 
 
 def _write(folder, name, text):

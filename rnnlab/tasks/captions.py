@@ -5,6 +5,9 @@ first state. With decoder.attention it also looks at the places of the encoder's
 (Xu et al. 2015); a vector learned for each place is added there, since "left" and "top" are words. What
 the first state is made of is normalised as by a layer norm without gains.
 
+While training, a word that the decoder reads is blanked with a probability of decoder.word_dropout
+(Bowman et al. 2016), so that it looks at the picture and does not learn which words never go together.
+
 The loss is -log p of the caption's next symbol given those before it (teacher forcing), in nats a word;
 the end symbol counts as a word. A validation answers greedily, the last test with a beam.
 
@@ -39,6 +42,7 @@ from rnnlab import (
     flickr,
     gallery,
     metrics,
+    parts,
     runfolder,
     scenes,
 )
@@ -289,6 +293,10 @@ def _networks(config: Config, data: Data) -> tuple[Any, Any]:
     else:
         encoder = encoders.conv(shape=data.shape, channels=tuple(config.encoder.channels), **how)
     places, looks = encoder.places, config.decoder.attention != "none"
+    options = dict(config.decoder)
+    forget = options.pop("word_dropout")
+    if not 0.0 <= forget < 1.0:
+        raise UsageError(f"decoder.word_dropout must be in [0, 1), got {forget}")
     if looks and not places:
         raise UsageError(
             f"decoder.attention is '{config.decoder.attention}', and the encoder gives one vector of a "
@@ -303,7 +311,7 @@ def _networks(config: Config, data: Data) -> tuple[Any, Any]:
             summary=encoder.size * max(places, 1),
             memory=encoder.size if looks else 0,
             values=values,
-            **config.decoder,
+            **options,
         )
 
     def begun(words: decoder.Decoder, params: Params, batch: Batch, repeat: int) -> tuple[Any, Any]:
@@ -334,6 +342,9 @@ def _networks(config: Config, data: Data) -> tuple[Any, Any]:
             targets = targets.reshape(length, rows * captions)
             first = jnp.full((1, rows * captions), 1, targets.dtype)  # BEGIN
             inputs = jnp.concatenate([first, targets[:-1]])
+            if key is not None and forget:
+                key, key_words = jax.random.split(key)
+                inputs = jnp.where(parts.draw(key_words, 1 - forget, inputs.shape), inputs, 0)
             memory, state = begun(words, params, batch, captions)
             logits, _ = words.teach(params["decoder"], memory, state, inputs, key)
             return metrics.sums(("loss",), logits, targets, there.reshape(targets.shape))
