@@ -52,6 +52,12 @@ def made(*more):
     return tasks.make(settings(*more))
 
 
+@pytest.fixture(scope="module")
+def params():
+    """Initial ones of the quick configuration: to compile their draws takes long."""
+    return made().init(jax.random.key(0))
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
@@ -142,9 +148,9 @@ def test_a_caption_is_cut_at_the_window_and_one_that_is_none_is_padding():
 # The loss
 
 
-def test_padding_changes_nothing(float64):
+def test_padding_changes_nothing(params, float64):
     task, longer = (made(f"train.window={length}") for length in (9, 14))
-    params = jax.tree.map(lambda leaf: leaf.astype(np.float64), task.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
     loss = jax.jit(lambda batch: task.loss(params, (), batch, None)[1]["loss"])
     batch = task.batch(0)
     total, count = loss(batch)
@@ -167,11 +173,11 @@ def test_padding_changes_nothing(float64):
     np.testing.assert_allclose(loss(twice), (2 * wanted[0], 2 * wanted[1]), rtol=1e-12)
 
 
-def test_words_are_blanked_while_training_alone():
+def test_words_are_blanked_while_training_alone(params):
     """Where all words that are read are blank, each target's loss knows of no other word: to exchange
     the first words of two batches changes no sum. A validation reads them."""
     task = made("decoder.word_dropout=0.9999")
-    params, one, two = task.init(jax.random.key(0)), task.batch(0), task.batch(1)
+    one, two = task.batch(0), task.batch(1)
     two = {**two, "picture": one["picture"]}
     crossed = [{**batch, "words": batch["words"].copy()} for batch in (one, two)]
     crossed[0]["words"][0], crossed[1]["words"][0] = two["words"][0], one["words"][0]
@@ -278,9 +284,9 @@ def test_overlap_is_bleu_and_rouge_of_the_words():
 # The page
 
 
-def test_show_writes_a_page_and_a_sheet(tmp_path):
+def test_show_writes_a_page_and_a_sheet(params, tmp_path):
     task = made()
-    html, sheet = task.draw(task.init(jax.random.key(0)), tmp_path)
+    html, sheet = task.draw(params, tmp_path)
     text = html.read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
