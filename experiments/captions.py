@@ -2,8 +2,11 @@
 
     python launch.py train --config=experiments/captions.py
 
-trains a convolutional encoder and a GRU of 128 units that attends over the encoder's map on drawn scenes
-of shapes. Then
+trains a convolutional encoder and a GRU of 128 units that attends over the encoder's map, on drawn scenes
+of shapes: 8000 steps, three and a half minutes of one CPU core. At the end the answers were right word for
+word in 96% of the test's pictures, each with a combination of count, colour and shape that training never
+had, and in 99% of new pictures of combinations that it had (test_exact, familiar_exact; seed 0). Without
+word_dropout and weight_decay these were 86% and 97% after 6000 steps. Then
 
     python launch.py show --workdir=runs/captions
 
