@@ -18,9 +18,9 @@ LAYERS = (
     (
         *("audio", "morse", "ctc", "media", "scenes", "moving", "mot", "words", "dates", "latex"),
         *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
-        *("parallel", "precision", "search", "labels", "page", "ranking", "ngrams"),
+        *("parallel", "precision", "search", "labels", "page", "gallery", "ranking"),
     ),
-    ("parts", "primitive", "taps", "decoding", "encoders", "task_figures"),
+    ("parts", "primitive", "taps", "decoding", "encoders", "flickr", "task_figures"),
     ("bptt", "cudnn", "saturation", "dynamics"),
     (
         *("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),

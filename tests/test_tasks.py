@@ -31,6 +31,10 @@ COMMON = [
 ]
 # What makes each small enough to be tested in seconds.
 QUICK = {
+    "captions": [
+        "data.size=24", "encoder.channels=(8,8,16)", "decoder.size=16", "decoder.embedding=8",
+        "eval.examples=8", "eval.decoded=8", "eval.tested=8", "eval.beam=2",
+    ],
     "one_to_one": ["eval.sequences=16"],
     "translation": [
         "encoder.hidden=16", "encoder.size=16", "encoder.embedding=8", "decoder.size=16",
