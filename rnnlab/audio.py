@@ -107,7 +107,9 @@ def filters(mel: Mel) -> np.ndarray:
     that do not fit together.
     """
     if not 0 < mel.hop <= mel.window <= mel.size or mel.bands < 1:
-        raise UsageError(f"a hop, a window and an FFT must grow in this order, and have bands: {mel}")
+        raise UsageError(
+            f"a hop, a window and an FFT must grow in this order, and have bands: {mel}"
+        )
     if not 0 <= mel.low < mel.high <= mel.rate / 2:
         raise UsageError(
             f"bands from {mel.low} to {mel.high} Hz do not lie between 0 and half of {mel.rate} Hz"

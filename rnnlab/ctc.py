@@ -124,3 +124,37 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def unheard(lengths: np.ndarray, labels: np.ndarray, label_lengths: np.ndarray) -> float:
+    """The loss, in nats a label, of who hears nothing: every frame has the same probabilities, those
+    that fit these utterances best, where symbols are to each other as they occur in the labels.
+
+    lengths, label_lengths: int [B]; labels: int [N, B], as in `loss`.
+    """
+    used = np.arange(len(labels))[:, None] < label_lengths  # [N, B]
+    counts = np.bincount(labels[used])
+    share = np.maximum(counts / counts.sum(), 1e-9)
+    # A path goes through the states blank, label 1, blank, label 2, ... blank (Graves et al. 2006).
+    states = np.full((2 * len(labels) + 1, len(lengths)), BLANK)
+    states[1::2] = np.where(used, labels, BLANK)
+    leap = np.zeros(states.shape, bool)  # over the blank between two labels that differ
+    leap[2:] = (states[2:] != BLANK) & (states[2:] != states[:-2])
+    rows, found = np.arange(len(lengths)), []
+    for blank in 1.0 - np.geomspace(0.003, 0.7, 24):
+        chance = np.where(states == BLANK, blank, (1.0 - blank) * share[states])
+        alpha = np.zeros(states.shape)
+        alpha[:2] = chance[:2]
+        total, scale = np.zeros(len(lengths)), np.zeros(len(lengths))
+        for frame in range(1, lengths.max() + 1):
+            ended = alpha[2 * label_lengths, rows] + alpha[2 * label_lengths - 1, rows]
+            with np.errstate(divide="ignore"):
+                total = np.where(lengths == frame, np.log(ended) + scale, total)
+            before = alpha.copy()
+            before[1:] += alpha[:-1]
+            before[2:] += np.where(leap[2:], alpha[:-2], 0.0)
+            alpha = before * chance
+            norm = alpha.sum(0)  # would soon be too small for a float
+            alpha, scale = alpha / norm, scale + np.log(norm)
+        found.append(-total.sum() / label_lengths.sum())
+    return float(min(found))

@@ -14,31 +14,25 @@ from rnnlab.draws import Random
 from rnnlab.types import UsageError
 
 RATE = 2000  # samples a second
-CODE = {
-    **dict(zip("ABCDEFG", ".- -... -.-. -.. . ..-. --.".split(), strict=True)),
-    **dict(zip("HIJKLMN", ".... .. .--- -.- .-.. -- -.".split(), strict=True)),
-    **dict(zip("OPQRSTU", "--- .--. --.- .-. ... - ..-".split(), strict=True)),
-    **dict(zip("VWXYZ", "...- .-- -..- -.-- --..".split(), strict=True)),
-    **dict(zip("01234", "----- .---- ..--- ...-- ....-".split(), strict=True)),
-    **dict(zip("56789", "..... -.... --... ---.. ----.".split(), strict=True)),
-}
+_MARKS = """.- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..-
+-.-- --.. ----- .---- ..--- ...-- ....- ..... -.... --... ---.. ----."""
+CODE = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", _MARKS.split(), strict=True))
 SYMBOLS = " " + "".join(CODE)
-WORDS = tuple(
-    """THE AND YOU FOR ARE BUT NOT WITH THIS FROM HERE NAME RIG ANT PWR WATTS WX RAIN SUN COLD CQ DE TEST
-    TNX FER CALL RST UR QTH IS QSL QRZ QRM QSB BEST DX HPE CUL GM GA GE OM ES SHIP SOS PSE WEATHER RADIO
-    STATION SIGNAL GOOD MORNING NORTH WEST SOUTH EAST HARBOR NIGHT""".split()
-)
+_WORDS = """THE AND YOU FOR ARE BUT NOT WITH THIS FROM HERE NAME RIG ANT PWR WATTS WX RAIN SUN COLD CQ DE TEST
+TNX FER CALL RST UR QTH IS QSL QRZ QRM QSB BEST DX HPE CUL GM GA GE OM ES SHIP SOS PSE WEATHER RADIO
+STATION SIGNAL GOOD MORNING NORTH WEST SOUTH EAST HARBOR NIGHT"""
+WORDS = tuple(_WORDS.split())
 _LONGEST = 19  # dots of the character 0
-EDGE = 0.004  # seconds in which the tone comes and goes, a quarter of a cosine's period squared
+EDGE = 0.004  # seconds in which the tone comes and goes, as sin^2: a key that clicks is heard afar
 
 
 class Ranges(NamedTuple):
-    """Between what an utterance's values are drawn, evenly; both ends of a pair, unless said."""
+    """Between what the values of an utterance are drawn, evenly."""
 
-    slowest: float = 18.0  # words a minute: one speed an utterance, whose
+    slowest: float = 18.0  # words a minute, of the whole utterance
     fastest: float = 32.0
-    waver: float = 0.1  # instantaneous speed goes up and down by at most this share
-    jitter: float = 0.08  # standard deviation of each tone's and gap's length, as a share of it
+    waver: float = 0.1  # all lengths grow and shrink in the course of it by this share,
+    jitter: float = 0.08  # and each by a normal one of this standard deviation, at most 3 of them
     pitch: tuple[float, float] = (400.0, 800.0)  # Hz, at the beginning
     drift: float = 40.0  # Hz, the most that the pitch leaves it by
 
@@ -66,7 +60,7 @@ def _key(character: str) -> tuple[tuple[int, ...], ...]:
     """(dots with the key down, dots of the gap after it) for each element of a character, the last
     gap being that to the next character."""
     downs = [1 if mark == "." else 3 for mark in CODE[character]]
-    return tuple((down, 1) for down in downs[:-1]) + ((downs[-1], 3),)
+    return (*((down, 1) for down in downs[:-1]), (downs[-1], 3))
 
 
 def keyed(said: str) -> tuple[np.ndarray, np.ndarray]:
@@ -95,9 +89,13 @@ def least(ranges: Ranges) -> float:
     return 0.4 + _LONGEST * 1.2 / ranges.slowest * _slack(ranges)
 
 
-def utterance(
-    random: Random, seconds: float, snr: float, ranges: Ranges
-) -> tuple[str, np.ndarray]:
+def most(ranges: Ranges, seconds: float) -> int:
+    """More characters than `utterance` can say: none with its gap is shorter than the 4 dots of E."""
+    dot = 1.2 / ranges.fastest * (1 - 3 * ranges.jitter) * (1 - ranges.waver)
+    return 1 + int(seconds / (4 * dot))
+
+
+def utterance(random: Random, seconds: float, snr: float, ranges: Ranges) -> tuple[str, np.ndarray]:
     """(text, float32 samples [N], N <= seconds x RATE): a text that takes between 0.3 and all of
     `seconds`, and its sound, with 0.05 to 0.2 s of noise before and after.
 
