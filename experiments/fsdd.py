@@ -20,8 +20,8 @@ def get_config():
     config.model.hidden = 64
     config.model.dropout = 0.2
     config.optim.learning_rate = 0.006
-    config.train.steps = 1200
+    config.train.steps = 800
     config.train.window = 150  # 6 s, more than any string takes
-    config.train.eval_every = 300
-    config.train.sample_every = 300
+    config.train.eval_every = 200
+    config.train.sample_every = 400
     return config.lock()

@@ -271,7 +271,7 @@ def _numbered(
     def truth(number: int) -> str:
         return sounds.text(sounds.utterance(purpose, number)[0])
 
-    return examples.Examples(batch, truth, count=None)
+    return examples.Examples(batch, truth, size=None)
 
 
 def _mask(features: np.ndarray, random: Random, most: int) -> None:
@@ -458,7 +458,7 @@ def pictured(
         np.arange(mel.bands + 1),
         decibels.T - decibels.max(),
         cmap="cividis",
-        vmin=-60,
+        vmin=max(np.percentile(decibels, 1) - decibels.max(), -60.0),
         rasterized=True,
     )
     figure.colorbar(mesh, ax=above, label="dB below the loudest", pad=0.01)
@@ -467,7 +467,7 @@ def pictured(
     )
     ticks = np.linspace(0, mel.bands - 1, 5).astype(int)
     above.set_yticks(ticks + 0.5, [f"{hertz[tick + 1]:.0f}" for tick in ticks])
-    above.set_ylabel("mel band, Hz")
+    above.set_ylabel("middle of the band, Hz")
     above.set_title(f"said:  {target}\nread:  {answer}", loc="left", family="monospace")
 
     middles = (np.arange(len(probabilities)) + 0.5) * step
