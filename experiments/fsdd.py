@@ -17,7 +17,6 @@ def get_config():
     config.data.noise = 15.0
     config.data.mask = 8
 
-    config.model.hidden = 64
     config.model.dropout = 0.2
     config.optim.learning_rate = 0.006
     config.train.steps = 800

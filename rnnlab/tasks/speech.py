@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -339,9 +340,9 @@ def make(config: Config, kept: Path | None = None) -> Task:
         def loss(params: Params, batch: examples.Batch, key: Array | None) -> examples.Sums:
             logits = _outputs(net, params, batch, key)
             there, count = batch["there"], batch["label_lengths"]
-            values = ctc.loss(logits, batch["lengths"], batch["labels"], count)
-            total = jax.numpy.where(there, values, 0.0).sum()
-            return {"loss": (total, jax.numpy.where(there, count, 0).sum().astype(total.dtype))}
+            nats = ctc.loss(logits, batch["lengths"], batch["labels"], count)
+            total = jnp.where(there, nats, jnp.zeros_like(nats)).sum()
+            return {"loss": (total, jnp.where(there, count, 0).sum().astype(total.dtype))}
 
         return examples.Network(net.init, loss)
 
@@ -424,7 +425,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
 def _outputs(net: Any, params: Params, batch: examples.Batch, key: Array | None = None) -> Array:
     """Logits [T, B, V]."""
     dtype = params["readout"]["bias"].dtype
-    x = jax.numpy.asarray(batch["inputs"]).astype(dtype)
+    x = jnp.asarray(batch["inputs"]).astype(dtype)
     start = net.carry(x.shape[1], dtype)
     return net.apply(params, start, x, lengths=batch["lengths"], key=key)[1]
 
