@@ -391,7 +391,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
                 answer=sounds.text(ctc.beam(log_probs, config.eval.beam)[0][0]),
             )
             files.append(folder / f"utterance_{number + 1}.png")
-            figure.savefig(files[-1], dpi=120)
+            plots.save(figure, files[-1])
         return files
 
     few = of(EVALUATE).batch(np.arange(32))
