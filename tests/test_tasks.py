@@ -40,6 +40,10 @@ QUICK = {
         "encoder.hidden=16", "encoder.size=16", "encoder.embedding=8", "decoder.size=16",
         "decoder.embedding=8", "eval.examples=8", "eval.decoded=8", "eval.beam=2",
     ],
+    "speech": [
+        "model.layers=1", "data.stack=4", "train.window=40", "eval.examples=8", "eval.decoded=8",
+        "eval.beam=2", "sample.utterances=1",
+    ],
 }  # fmt: skip
 ELSEWHERE = {"language_model", "mnist"}  # and those of memory: tests of their own
 
