@@ -18,7 +18,7 @@ LAYERS = (
     (
         *("audio", "morse", "ctc", "media", "scenes", "moving", "mot", "words", "dates", "latex"),
         *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
-        *("parallel", "precision", "search", "labels", "page", "gallery", "ranking"),
+        *("parallel", "precision", "search", "labels", "page", "gallery", "ranking", "ngrams"),
     ),
     ("parts", "primitive", "taps", "decoding", "encoders", "flickr", "task_figures"),
     ("bptt", "cudnn", "saturation", "dynamics"),
