@@ -67,11 +67,11 @@ def get_config():
     config.optim.name = "adam"
     config.optim.learning_rate = 0.003
     config.optim.ema = 0.0
-    config.train.steps = 3000
+    config.train.steps = 1000
     config.train.batch_size = 64
     config.train.window = 60
     config.train.log_every = 100
-    config.train.eval_every = 500
+    config.train.eval_every = 250
     config.train.sample_every = 500
     config.train.checkpoint_every = 500
     return config.lock()

@@ -76,7 +76,7 @@ def options(config: Config, **own: Any) -> dict[str, Any]:
         if key not in own and key != "shortest" and value is not None:
             raise UsageError(
                 f"the task '{config.task}' has no use for data.{key}, which is {value!r}: leave it "
-                "unset, as experiments/memory.py does"
+                "unset"
             )
     values = {key: config.data[key] for key in own}
     return {key: own[key] if value is None else value for key, value in values.items()}
