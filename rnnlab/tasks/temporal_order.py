@@ -24,7 +24,7 @@ ABOUT = About(
     mapping="many-to-one",
     data="drawn: two or three symbols among distractors",
     metric="nats; share of wrong answers",
-    experiment="temporal_order",
+    experiment="memory",
 )
 
 TENTHS = {2: (1, 5), 3: (1, 3, 6)}  # where the tenths begin
