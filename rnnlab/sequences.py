@@ -18,7 +18,7 @@ import numpy as np
 
 from rnnlab import metrics, model
 from rnnlab.config import flat
-from rnnlab.draws import EVALUATE, LONGER, SHOW, TEST, TRAIN, Random
+from rnnlab.draws import EVALUATE, LONGER, SHOW, TRAIN, Random
 from rnnlab.encoders import Encoder
 from rnnlab.types import Array, Config, Model, Params, Probe, Task, UsageError
 
@@ -64,7 +64,6 @@ class Source(NamedTuple):
     last: dict[str, tuple[str, Callable[[], Iterable[Batch]]]]
     example: Callable[[int], Batch]  # step -> a batch of one, to be shown
     facts: Callable[[], dict[str, Any]]
-    test: Callable[[], Iterable[Batch]] | None = None  # others than those of `valid`, for the end
 
 
 # ---- what a config says
@@ -182,7 +181,6 @@ def drawn(config: Config, problem: Problem) -> Source:
         },
         example=lambda step: batch(Random(seed, SHOW, step), 1, shortest, window),
         facts=dict,
-        test=fresh(config.eval.sequences, shortest, window, TEST),
     )
 
 
@@ -433,9 +431,6 @@ def told(problem: Problem, batch: Batch, outputs: np.ndarray, *, most: int) -> s
         lines = [f"input   {_row([names[symbol] for symbol in inputs], most)}"]
     if problem.real:
         words = (targets[there], found[there])
-        if len(words[0]) > 3:
-            lines.append(f"the last of {len(words[0])} answers:")
-            words = (words[0][-1:], words[1][-1:])
         target, guess = (" ".join(f"{x:.4f}" for x in value.ravel()) for value in words)
         return "\n".join([*lines, f"target {target}, answer {guess}"])
     classes = problem.classes or tuple(map(str, range(problem.outputs)))

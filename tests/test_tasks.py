@@ -35,10 +35,6 @@ QUICK = {
         "data.size=24", "encoder.channels=(8,8,16)", "decoder.size=16", "decoder.embedding=8",
         "eval.examples=8", "eval.decoded=8", "eval.tested=8", "eval.beam=2",
     ],
-    "actions": ["encoder.channels=(4,8)", "encoder.features=16", "eval.sequences=16"],
-    "tracking": [
-        "encoder.channels=(4,8)", "encoder.features=16", "eval.sequences=8", "train.window=8",
-    ],
     "one_to_one": ["eval.sequences=16"],
     "translation": [
         "encoder.hidden=16", "encoder.size=16", "encoder.embedding=8", "decoder.size=16",
