@@ -36,6 +36,10 @@ QUICK = {
         "eval.examples=8", "eval.decoded=8", "eval.tested=8", "eval.beam=2",
     ],
     "one_to_one": ["eval.sequences=16"],
+    "tracking": [
+        "encoder.channels=(4,)", "encoder.features=8", "data.size=16", "train.window=8",
+        "eval.sequences=8",
+    ],
     "translation": [
         "encoder.hidden=16", "encoder.size=16", "encoder.embedding=8", "decoder.size=16",
         "decoder.embedding=8", "eval.examples=8", "eval.decoded=8", "eval.beam=2",

@@ -1,0 +1,45 @@
+"""Tracking in video: the box of one object in every frame, while it crosses another and hides.
+
+    python launch.py train --config=experiments/tracking.py
+
+All keys but those below are explained in memory.py and default.py.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import memory
+from rnnlab.types import Config
+
+
+def get_config() -> Config:
+    config = memory.get_config().unlock()
+    config.task = "tracking"
+
+    config.data = ConfigDict()
+    config.data.shortest = (
+        0  # videos have this many frames to train.window; 0: all have train.window
+    )
+    config.data.name = "crossings"  # drawn videos; or mot: tracks without pictures
+    config.data.size = 24  # crossings: pixels a side
+    config.data.path = ""  # mot: a folder with NAME/gt.txt or NAME/gt/gt.txt
+    config.data.ahead = 8  # mot: the box so many frames on is asked
+    config.data.held = ""  # mot: names of sequences to validate on, with commas between them;
+    config.data.valid = 0.2  # without names, this share of all tracks
+
+    config.encoder = ConfigDict()  # of the pictures of the crossings
+    config.encoder.channels = (8, 16)  # of each 3 x 3 convolution, which halves the picture
+    config.encoder.features = 64  # of the dense layer after them
+
+    config.model.hidden = 96
+    config.optim.learning_rate = 0.003
+    config.optim.schedule = "cosine"
+    config.optim.warmup_steps = 100
+    config.train.batch_size = 32
+    config.train.window = 20
+    config.train.steps = 3000
+    config.train.log_every = 100
+    config.train.eval_every = 500
+    config.train.sample_every = 1000
+    config.train.checkpoint_every = 500
+    config.eval.sequences = 500
+    return config.lock()
