@@ -1,6 +1,6 @@
-"""Reading pictures; what is no such file is named in one line.
+"""Reading pictures and videos; what is no such file is named in one line.
 
-Pillow is imported where it is used: whoever reads no media needs none of it.
+Pillow and PyAV are imported where they are used: whoever reads no media needs none of them.
 """
 
 from pathlib import Path
@@ -44,3 +44,59 @@ def _not_image(error: Exception) -> str:
     if "cannot identify" in reason:
         return "is no image that Pillow can read"
     return f"is a damaged image: {reason}"
+
+
+# ---- videos
+
+
+def video(path: Path | str, side: int = 0) -> np.ndarray:
+    """The frames of a video file's first video stream, uint8 [T, h, w, 3], RGB.
+
+    side: each frame is scaled to side x side as it is decoded, like `image`; 0: as they are stored.
+    Marks that say how a player should turn the frames are not heeded.
+
+    Raises UsageError naming the file if it cannot be read, is no video, has no frames, holds less than
+    half of the frames that it says it has, or with side 0 has frames of different sizes; or if PyAV or
+    Pillow is not installed.
+    """
+    try:
+        import av
+        import av.error
+        from PIL import Image
+    except ImportError as error:
+        package = "av" if error.name == "av" else "pillow"
+        raise UsageError(
+            f"reading videos needs the package {package}: pip install -c constraints.txt -e '.[media]'"
+        ) from None
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UsageError(f"{path} has no video in it")
+            stream = container.streams.video[0]
+            promised = stream.frames  # 0: the format does not say
+            for frame in container.decode(stream):
+                picture = frame.to_image()
+                if side:
+                    picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+                frames.append(np.asarray(picture, np.uint8))
+    except av.error.FFmpegError as error:
+        if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path} is no video that can be decoded: {error.strerror}") from None
+    if not frames:
+        raise UsageError(f"{path} is a video without frames")
+    if 2 * len(frames) < promised:
+        raise UsageError(
+            f"{path} is cut short: of the {promised} frames that it should have, {len(frames)} are there"
+        )
+    if any(frame.shape != frames[0].shape for frame in frames):
+        raise UsageError(f"{path} has frames of different sizes")
+    return np.stack(frames)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """int [min(count, most)]: which of `count` frames to keep, spread evenly from the first part to
+    the last: the middle ones of as many equal parts."""
+    kept = min(count, most)
+    return ((np.arange(kept) + 0.5) * count / kept).astype(int)

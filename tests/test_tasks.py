@@ -31,6 +31,10 @@ COMMON = [
 ]
 # What makes each small enough to be tested in seconds.
 QUICK = {
+    "actions": [
+        "train.window=6", "data.shortest=4", "data.side=8", "encoder.channels=(4,)",
+        "encoder.features=16", "eval.sequences=16",
+    ],
     "captions": [
         "data.size=24", "encoder.channels=(8,8,16)", "decoder.size=16", "decoder.embedding=8",
         "eval.examples=8", "eval.decoded=8", "eval.tested=8", "eval.beam=2",
