@@ -20,26 +20,26 @@ def get_config() -> Config:
         0  # videos have this many frames to train.window; 0: all have train.window
     )
     config.data.name = "crossings"  # drawn videos; or mot: tracks without pictures
-    config.data.size = 24  # crossings: pixels a side
+    config.data.size = 20  # crossings: pixels a side
     config.data.path = ""  # mot: a folder with NAME/gt.txt or NAME/gt/gt.txt
     config.data.ahead = 8  # mot: the box so many frames on is asked
     config.data.held = ""  # mot: names of sequences to validate on, with commas between them;
     config.data.valid = 0.2  # without names, this share of all tracks
 
     config.encoder = ConfigDict()  # of the pictures of the crossings
-    config.encoder.channels = (8, 16)  # of each 3 x 3 convolution, which halves the picture
+    config.encoder.channels = (16, 32)  # of each 3 x 3 convolution, which halves the picture
     config.encoder.features = 64  # of the dense layer after them
 
-    config.model.hidden = 96
-    config.optim.learning_rate = 0.003
+    config.model.hidden = 128
+    config.optim.learning_rate = 0.004
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 100
     config.train.batch_size = 32
-    config.train.window = 20
-    config.train.steps = 3000
+    config.train.window = 16
+    config.train.steps = 4500
     config.train.log_every = 100
-    config.train.eval_every = 500
-    config.train.sample_every = 1000
-    config.train.checkpoint_every = 500
+    config.train.eval_every = 1500
+    config.train.sample_every = 1500
+    config.train.checkpoint_every = 1500
     config.eval.sequences = 500
     return config.lock()
