@@ -2,7 +2,9 @@
 
     python launch.py train --config=experiments/actions.py
 
-Then
+trains two convolutions and a GRU of 64 units on drawn clips of 8 to 12 frames, a minute and a half on one CPU
+core. Of 1000 new clips it then answered 98.7% right (seed 0); guessing, 10%; a classifier of one frame 10.7%
+(one_frame_accuracy in run.json: by construction a frame says nothing of the class). Then
 
     python launch.py show --workdir=runs/actions
 

@@ -11,7 +11,7 @@ from test_videos import write
 
 import launch
 from rnnlab import config as configuration
-from rnnlab import task_figures, tasks
+from rnnlab import task_figures, tasks, ucf
 from rnnlab.tasks import actions
 from rnnlab.types import UsageError
 
@@ -105,10 +105,10 @@ def test_joints_are_read_scaled_and_masked(kind, tmp_path):
     for row, length in enumerate(lengths):
         assert not batch["inputs"][length:, row].any()
         assert batch["weights"][length - 1, row]
-    clips = actions.read(str(tmp_path / "data"), ("", ""), 32, 6, 0.1, 0.2)
+    clips = ucf.read(str(tmp_path / "data"), ("", ""), 32, 6, 0.1, 0.2)
     steps = np.concatenate([clips.steps[number] for number in clips.splits["train"]])
     assert not steps[:, 2].any()  # a constant
-    whole = actions.read(str(tmp_path / "data"), ("", ""), 32, 9, 0.1, 0.2)
+    whole = ucf.read(str(tmp_path / "data"), ("", ""), 32, 9, 0.1, 0.2)
     steps = np.concatenate([whole.steps[number] for number in whole.splits["train"]])
     np.testing.assert_allclose(steps[:, :2].std(0), 1.0, rtol=1e-5)
     assert max(map(len, clips.steps)) == 6
@@ -116,13 +116,13 @@ def test_joints_are_read_scaled_and_masked(kind, tmp_path):
 
 
 def test_a_split_is_fixed_and_leaves_a_group_whole(tmp_path):
-    clips = actions.read(str(series(tmp_path / "data")), ("", ""), 32, 6, 0.2, 0.3)
+    clips = ucf.read(str(series(tmp_path / "data")), ("", ""), 32, 6, 0.2, 0.3)
     numbers = np.concatenate([*clips.splits.values()])
     assert sorted(numbers) == [*range(40)]
     for part in clips.splits.values():
         groups = part // 2
         np.testing.assert_array_equal(np.bincount(groups)[np.unique(groups)], 2)
-    again = actions.read.__wrapped__(str(tmp_path / "data"), ("", ""), 32, 6, 0.2, 0.3)
+    again = ucf.read.__wrapped__(str(tmp_path / "data"), ("", ""), 32, 6, 0.2, 0.3)
     assert again.sha256 == clips.sha256
 
 
@@ -177,22 +177,22 @@ def test_a_folder_of_videos_is_trained_on_and_shown(videos, tmp_path, capsys):
     assert [*run.rglob("confusion.png")]
 
     (videos / "testlist.txt").write_text("Left/v_Left_g05_c01.avi\n")  # of a run that has begun
-    actions.read.cache_clear()
+    ucf.read.cache_clear()
     assert launch.main(["show", f"--workdir={run}"]) == 2
     assert "the clips of this run have changed since it began" in capsys.readouterr().err
 
 
 def test_frames_of_videos_are_sampled_evenly(videos):
-    clips = actions.read(str(videos / "clips"), ("", ""), 8, 6, 0.3, 0.3)
+    clips = ucf.read(str(videos / "clips"), ("", ""), 8, 6, 0.3, 0.3)
     assert clips.classes == ("Left", "Right")
     assert [len(clip) for clip in clips.steps] == [5, 6, 6, 6, 6, 6] * 2
     assert clips.steps[0].shape[1:] == (8, 8, 3)
-    whole = actions.read(str(videos / "clips"), ("", ""), 8, 99, 0.3, 0.3)
+    whole = ucf.read(str(videos / "clips"), ("", ""), 8, 99, 0.3, 0.3)
     np.testing.assert_array_equal(clips.steps[5], whole.steps[5][[1, 3, 6, 8, 11, 13]])
 
 
 def refused(folder, words, *changes):
-    actions.read.cache_clear()
+    ucf.read.cache_clear()
     with pytest.raises(UsageError, match=words) as caught:
         of(folder, *changes)
     assert "\n" not in str(caught.value)
@@ -237,7 +237,7 @@ def test_faults_of_joints_are_named(tmp_path):
     data = series(tmp_path / "tables", kind="csv")
     file = data / "up" / "v_up_g03_c01.csv"
     for content, words in (
-        ("x,y,z\n1,2,3\n4,five,6\n", r"c01.csv:3 is not all numbers: 4,five,6"),
+        ("x,y,z\n1,2,3\n\n4,five,6\n", r"c01.csv:4 is not all numbers: 4,five,6"),
         ("1,2,3\n4,5\n", r"c01.csv:2 has 2 numbers, and the first line 3"),
         ("1,2,3\n4,inf,6\n", "c01.csv has a number that is not finite: inf"),
         ("x,y,z\n", r"c01.csv should hold numbers|c01.csv has no steps"),

@@ -20,7 +20,7 @@ LAYERS = (
         *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
         *("parallel", "precision", "search", "labels", "page", "gallery", "ranking", "ngrams"),
     ),
-    ("parts", "primitive", "taps", "decoding", "encoders", "flickr", "task_figures"),
+    ("parts", "primitive", "taps", "decoding", "encoders", "flickr", "ucf", "task_figures"),
     ("bptt", "cudnn", "saturation", "dynamics"),
     (
         *("cells", "unroll", "data", "corpora", "optim", "metrics", "runfolder", "checkpoint"),
