@@ -2,7 +2,17 @@
 
     python launch.py train --config=experiments/tracking.py
 
-All keys but those below are explained in memory.py and default.py.
+trains a convolutional encoder and a GRU of 128 units, 4500 steps, three minutes of one CPU core and about
+two with a second, which draws the videos. At the end the mean IoU was 0.70, over the steps in which less
+than half of the target can be seen 0.65, and over those in which less than a tenth can 0.59 (test_iou,
+hidden_iou, covered_iou; seed 0). The last true box before, moved on at constant velocity, has 0.57 over
+the second and 0.73 over the third: it is exact, as no box is that must be found in a picture. Then
+
+    python launch.py show --workdir=runs/tracking
+
+writes tracking.gif, an animation of true and answered boxes, and tracking.png, frames of one video.
+Tracks of the MOT challenges are in mot.py. All keys but those below are explained in memory.py and
+default.py.
 """
 
 from ml_collections import ConfigDict
