@@ -161,6 +161,7 @@ def options(folder):
     return [f"data.path={folder / 'clips'}", "data.side=8", "data.valid=0.3", *lists]
 
 
+@pytest.mark.slow
 def test_a_folder_of_videos_is_trained_on_and_shown(videos, tmp_path, capsys):
     changes = [f"--config.{change}" for change in (*SMALL, *options(videos))]
     experiment = f"--config={ROOT / 'experiments' / 'actions.py'}"

@@ -162,6 +162,7 @@ def test_a_worker_sets_its_process_up_before_any_library_is_imported():
 # Comparison
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell", ["lstm", *(pytest.param(c, marks=pytest.mark.slow) for c in ("rnn", "gru", "ugrnn"))]
 )
@@ -457,6 +458,7 @@ def test_memory_says_what_it_did_not_run(here, capsys, monkeypatch):
     assert rematerialised["ms a step"] > 0
 
 
+@pytest.mark.slow
 def test_generation(here, capsys):
     libraries = "rnnlab,torch" if HAS_TORCH else "rnnlab"
     code, found, _ = ran(

@@ -236,6 +236,7 @@ def test_second_derivatives(float64):
     close(*found, tolerance=1e-10)
 
 
+@pytest.mark.slow
 def test_forward_mode_takes_the_plain_path(float64):
     """By itself: jvp, jacfwd, forward over reverse and reverse over forward, jitted or not."""
     cell = cells.get("lstm", hidden=H, layer_norm=True, recurrent_dropout=0.3)

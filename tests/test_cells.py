@@ -353,6 +353,7 @@ def test_no_key_means_no_dropout(case):
     assert not np.array_equal(dropped, undropped)
 
 
+@pytest.mark.slow
 @every_cell
 def test_second_order(name, float64):
     at = problem(Case(name, (), "plain"), time=2, batch=1, size=2, hidden=3)

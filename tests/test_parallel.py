@@ -143,6 +143,7 @@ def test_two_devices_are_one_in_float64(kind, reduction, text, float64):
     assert all(x.dtype == np.float64 for x in jax.tree.leaves(two.params))
 
 
+@pytest.mark.slow
 @two_devices
 @pytest.mark.parametrize("kind", ["apart", pytest.param("mesh", marks=pytest.mark.slow)])
 def test_two_devices_are_one_in_float32(kind, text):

@@ -158,6 +158,7 @@ def test_each_member_is_the_run_alone_in_float64(text, mapped, members):
         assert reports[i] == pytest.approx(report, rel=1e-6)  # its sums are float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", ["rnn", pytest.param("gru", marks=pytest.mark.slow)])
 def test_each_member_is_the_run_alone_in_float32(text, mapped, cell):

@@ -70,6 +70,7 @@ def test_the_flow_is_the_gradient_at_each_state(single):
             np.testing.assert_allclose(row, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @two_devices
 @pytest.mark.parametrize("kind", ["apart", pytest.param("mesh", marks=pytest.mark.slow)])
 def test_over_two_devices_it_is_the_same(text, single, kind):

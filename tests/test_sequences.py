@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_population import ROOT
+from test_tasks import QUICK as QUICK_TASKS
 
 import launch
 from rnnlab import config as configuration
@@ -19,7 +20,9 @@ from rnnlab.tasks import mnist
 from rnnlab.types import UsageError
 
 TASKS = tuple(
-    name for name in tasks.names() if "sequences" in vars(tasks.module(name)) and name != "mnist"
+    name
+    for name in tasks.names()
+    if "sequences" in vars(tasks.module(name)) and name not in {"mnist", *QUICK_TASKS}
 )
 QUICK = [
     "model.hidden=16",

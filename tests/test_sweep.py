@@ -288,6 +288,7 @@ class Cut(Exception):
     """As if the process had been killed here."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "saves", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6, 11, 17, 31))]
 )
@@ -369,6 +370,7 @@ def test_a_signal_saves_all_members(text, tmp_path):
 # Successive halving
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [pytest.param(0, marks=pytest.mark.slow), 9])
 def test_halving_stops_the_worse_members_at_each_rung(text, tmp_path, monkeypatch, cut):
     """cut: the save at which it is cut off once, to go on by the same command."""
@@ -574,6 +576,7 @@ def test_members_that_fail_before_their_first_row(
     assert line.startswith("rnnlab: no report: ") == bool(failed)
 
 
+@pytest.mark.slow
 def test_one_damaged_checkpoint_costs_time_and_not_the_sweep(text, tmp_path, capsys):
     path, folder = (
         experiment(tmp_path, text, "for seed in range(2): add(seed=seed)"),
