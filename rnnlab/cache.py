@@ -185,6 +185,20 @@ def _expand(file: BinaryIO, remote: Remote) -> None:
     file.write(content)
 
 
+def local(folder: Path, name: str) -> bytes:
+    """The file `name` of a folder of the user's, or what NAME.gz there holds. Raises UsageError if it
+    is missing or damaged."""
+    plain, packed = folder / name, folder / f"{name}.gz"
+    try:
+        if plain.exists():
+            return plain.read_bytes()
+        if packed.exists():
+            return gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"cannot read {name} in {folder}: {reason_of(error)}") from None
+    raise UsageError(f"data.path {folder} has no {name}, nor {name}.gz")
+
+
 def reason_of(error: BaseException) -> str:
     """Why, without error numbers and class names."""
     inner = getattr(error, "reason", None)

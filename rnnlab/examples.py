@@ -4,6 +4,7 @@ A file of rnnlab/tasks states its examples, its network, and how an answer is fo
 batches as functions of the step, validation, the last test and what is shown follow from these.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,17 +59,13 @@ def training(
             f"there are {examples.size} examples to train on, and a batch has {batch_size}: lower "
             "train.batch_size"
         )
-    kept: dict[int, np.ndarray] = {}  # of the last two epochs; a pure function of the epoch
 
+    @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-        if epoch not in kept:
-            while len(kept) > 1:
-                kept.pop(next(iter(kept)))
-            found = Random(seed, ORDER, epoch).order(examples.size or 0)
-            if examples.lengths is not None:
-                found = _alike(found, examples.lengths, batch_size, Random(seed, ORDER, epoch, 1))
-            kept[epoch] = found
-        return kept[epoch]
+        found = Random(seed, ORDER, epoch).order(examples.size or 0)
+        if examples.lengths is not None:
+            found = _alike(found, examples.lengths, batch_size, Random(seed, ORDER, epoch, 1))
+        return found
 
     def batch(step: int) -> Batch:
         epoch, place = divmod(step, steps)

@@ -15,10 +15,8 @@ Without memory one guesses: ln 10 nats.
 """
 
 import functools
-import gzip
 import hashlib
 import math
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +63,7 @@ def load(path: str) -> Images:
     digest, arrays = hashlib.sha256(), []
     for name, sha256 in FILES.items():
         if path:
-            content = _content(Path(path).expanduser(), name)
+            content = cache.local(Path(path).expanduser(), name)
         else:
             remote = cache.Remote(
                 f"mnist-{name}", f"{_ADDRESS}{name}.gz", f"sha256:{sha256}", folder="", member=""
@@ -84,19 +82,6 @@ def load(path: str) -> Images:
     return Images(
         (images, labels), (test_images, test_labels), digest.hexdigest(), path or _ADDRESS
     )
-
-
-def _content(folder: Path, name: str) -> bytes:
-    """The file of that name, or what NAME.gz holds."""
-    plain, packed = folder / name, folder / f"{name}.gz"
-    try:
-        if plain.exists():
-            return plain.read_bytes()
-        if packed.exists():
-            return gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"cannot read {name} in {folder}: {cache.reason_of(error)}") from None
-    raise UsageError(f"data.path {folder} has no {name}, nor {name}.gz")
 
 
 def parsed(content: bytes, name: str, *, rank: int) -> np.ndarray:

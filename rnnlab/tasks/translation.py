@@ -16,11 +16,9 @@ on the whole test set for a beam of eval.beam.
 """
 
 import functools
-import gzip
 import hashlib
 import shlex
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,18 +103,6 @@ def parallel(contents: dict[str, bytes]) -> Pairs:
     return source, target
 
 
-def _content(folder: Path, name: str) -> bytes:
-    plain, packed = folder / name, folder / f"{name}.gz"
-    try:
-        if plain.exists():
-            return plain.read_bytes()
-        if packed.exists():
-            return gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"cannot read {name} in {folder}: {cache.reason_of(error)}") from None
-    raise UsageError(f"data.path {folder} has no {name}, nor {name}.gz")
-
-
 def _member(archive: str, digest: str, name: str) -> bytes:
     remote = cache.Remote(
         f"multi30k-{archive}", _ADDRESS + archive, f"sha256:{digest}", folder="", member=""
@@ -153,7 +139,7 @@ def load(
                 contents[file] = _member(archive, sha256, file)
             else:
                 file = f"{name}.{language}"
-                contents[file] = _content(Path(path).expanduser(), file)
+                contents[file] = cache.local(Path(path).expanduser(), file)
             digest.update(contents[file])
         found[part] = parallel(contents)
     return found, digest.hexdigest()
