@@ -1,6 +1,5 @@
 """Sound to numbers: wav files, and log-mel features."""
 
-import importlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 
+from rnnlab import optional
 from rnnlab.types import UsageError
 
 # Of what the ear (or a microphone) has as its least: a frame of digital silence has no logarithm.
@@ -27,23 +27,13 @@ class Mel(NamedTuple):
     high: float = 4000.0  # and where the last one ends
 
 
-def needed(package: str, what: str) -> Any:
-    """The module of an optional package, which `what` needs. Raises UsageError if it is absent."""
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise UsageError(
-            f"{what} needs the package {package}: pip install -c constraints.txt -e '.[media]'"
-        ) from None
-
-
 def read(path: Path, rate: int) -> np.ndarray:
     """float32 [N] in [-1, 1], the samples of a sound file with one channel (wav, FLAC ...).
 
     Raises UsageError, which names the file, for one that is missing, empty, cut off or no sound, that
     has other than `rate` samples a second or more than one channel, or a sample that is not finite.
     """
-    soundfile = needed("soundfile", "reading sound files")
+    soundfile = optional.needed("soundfile", "reading sound files")
     if not path.is_file():
         raise UsageError(f"there is no sound file {path}")
     try:

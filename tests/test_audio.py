@@ -5,7 +5,7 @@ import pytest
 import scipy.signal
 import soundfile
 
-from rnnlab import audio
+from rnnlab import audio, optional
 from rnnlab.draws import Random
 from rnnlab.types import UsageError
 
@@ -193,4 +193,4 @@ def test_a_file_that_will_not_do_is_named(tmp_path, damage, said):
 
 def test_without_the_package_it_says_what_to_install():
     with pytest.raises(UsageError, match=r"needs the package not_there: pip install .*media"):
-        audio.needed("not_there", "reading sound files")
+        optional.needed("not_there", "reading sound files")

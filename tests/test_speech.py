@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sys
 
 import jax
 import numpy as np
@@ -460,3 +461,9 @@ def test_features_are_those_of_the_sound():
     np.testing.assert_array_equal(batch["inputs"][length:, 3], 0.0)
     count = batch["label_lengths"][3]
     assert "".join(morse.SYMBOLS[s - 1] for s in batch["labels"][:count, 3]) == said
+
+
+def test_without_jiwer_nothing_is_trained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    with pytest.raises(UsageError, match=r"needs the package jiwer: pip install"):
+        tasks.make(configuration.load(str(ROOT / "experiments" / "speech.py"), []))

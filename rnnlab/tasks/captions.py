@@ -42,6 +42,7 @@ from rnnlab import (
     flickr,
     gallery,
     metrics,
+    optional,
     parts,
     runfolder,
     scenes,
@@ -187,6 +188,8 @@ def _scenes(config: Config) -> Data:
 
 
 def _flickr(config: Config) -> Data:
+    for package in ("sacrebleu", "rouge_score"):  # now, and not at the first validation
+        optional.needed(package, "scoring captions")
     splits = flickr.load(config.data.path, config.data.size, config.data.features)
     if config.data.rare < 1:
         raise UsageError(f"data.rare must be at least 1, got {config.data.rare}")

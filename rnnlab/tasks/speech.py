@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from rnnlab import audio, ctc, examples, model, morse, plots, runfolder, sequences
+from rnnlab import audio, ctc, examples, model, morse, optional, plots, runfolder, sequences
 from rnnlab.draws import EVALUATE, TEST, TRAIN, Random
 from rnnlab.types import About, Array, Config, Params, Task, UsageError
 
@@ -286,7 +286,7 @@ def _mask(features: np.ndarray, random: Random, most: int) -> None:
 def errors(answers: list[str], truths: list[str], names: tuple[str, ...]) -> dict[str, float]:
     """cer and wer, as `names` has them: insertions, deletions and substitutions over the characters
     or words of the truths, all texts together."""
-    jiwer = audio.needed("jiwer", "counting errors")
+    jiwer = optional.needed("jiwer", "counting errors")
     return {name: float(getattr(jiwer, name)(truths, answers)) for name in names}
 
 
@@ -311,6 +311,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
 
     Raises UsageError for options that do not fit, or clips that are missing or damaged.
     """
+    optional.needed("jiwer", "counting errors")  # now, and not at the first validation
     source = config.data.source
     if source not in MEL:
         raise UsageError(f"data.source must be one of {', '.join(MEL)}, got '{source}'")

@@ -36,6 +36,7 @@ from rnnlab import (
     examples,
     metrics,
     model,
+    optional,
     runfolder,
     task_figures,
     words,
@@ -150,12 +151,7 @@ def load(
 
 def bleu(answers: list[str], truths: list[str]) -> float:
     """sacreBLEU's corpus BLEU, 0 to 100. Raises UsageError where the package is missing."""
-    try:
-        import sacrebleu
-    except ImportError:
-        raise UsageError(
-            "BLEU needs the package sacrebleu: pip install -c constraints.txt -e '.[media]'"
-        ) from None
+    sacrebleu = optional.needed("sacrebleu", "BLEU")
     return float(sacrebleu.corpus_bleu(answers, [truths]).score)
 
 
@@ -303,6 +299,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
             return [source for source, _ in found], [target for _, target in found]
 
     else:
+        optional.needed("sacrebleu", "BLEU")  # now, and not at the first validation
         names = (options.train, options.valid, options.test)
         parts, sha256 = load(
             options.path, options.download, names, (options.source, options.target)
