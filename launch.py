@@ -352,7 +352,9 @@ def overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def warn(text: str) -> None:
-    print(f"rnnlab: warning: {text}", file=sys.stderr, flush=True)
+    from rnnlab import display
+
+    display.warn(text)
 
 
 def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
@@ -372,7 +374,7 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
             raise UsageError("--coordinator, --num_processes and --process_id go together")
         host.join(*three)
     else:
-        settings = chosen or train.saved_config(workdir)
+        settings = chosen or train.mended_config(workdir, warn)
         if settings is not None:
             config.validate(settings)
             host.make_devices(parallel.host_devices(**train.wished(settings)))
@@ -540,6 +542,14 @@ def run_bench(flags: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:  # at any time, while packages are being imported too
+        print("rnnlab: interrupted", file=sys.stderr)
+        return 130
+
+
+def run(arguments: list[str]) -> int:
     changes, rest = overrides(arguments)
     top = parser()
     flags = top.parse_args(rest)
@@ -575,9 +585,6 @@ def main(arguments: list[str]) -> int:
     except RnnlabError as error:
         print(f"rnnlab: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("rnnlab: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, `| head` say
         sys.stderr.close()
         return 0

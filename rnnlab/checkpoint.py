@@ -6,6 +6,7 @@ without a word. A root (`<workdir>/checkpoints`) holds
 
     00001000/state/         Orbax's files: the leaves, each under its path in the tree
     00001000/meta.json      step, serial, metric, extra, fingerprint, environment, leaves
+    00001000/files/         copies of the run's own small files, as they were
     00001000/manifest.json  size and sha256 of every other file, written last
     .writing-1000/          a save in progress; its manifest is what makes it count
     .trash-1000-0/          a checkpoint on its way out
@@ -25,7 +26,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -35,10 +36,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import machine
+from rnnlab.runfolder import from_text, line, plain, to_text
 from rnnlab.types import CheckpointError, StorageError, UsageError
 
-_MANIFEST, _META, _STATE = "manifest.json", "meta.json", "state"
-_NON_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+_MANIFEST, _META, _STATE, _COPIES = "manifest.json", "meta.json", "state", "files"
 
 
 def save(
@@ -51,6 +52,7 @@ def save(
     fingerprint: dict[str, Any],
     keep: int,
     split: str = "1 device",
+    copied: Iterable[Path] = (),
 ) -> Path:
     """Writes `state` as the checkpoint of `step` and returns its folder, once it is on the disk.
 
@@ -60,7 +62,7 @@ def save(
     newest and the one with the lowest `metric`: None, or what is not finite, is never the best,
     and one that is damaged is never the newest. `extra` and `fingerprint` are JSON; what is not
     finite in them comes back as the strings "nan", "inf" and "-inf". `split` says over what the
-    train step is split, for `restore` to compare.
+    train step is split, for `restore` to compare. `copied` are files to hold copies of, see `copies`.
 
     In a distributed run every process calls this, since Orbax synchronises them, and process 0
     writes.
@@ -82,7 +84,7 @@ def save(
         "leaves": _described(state),
         "keys": {n: str(jax.random.key_impl(k)) for n, k in _named(state).items() if _is_key(k)},
     }
-    meta = _plain(meta)
+    meta = plain(meta)
     primary = jax.process_index() == 0
     with _storage_errors(folder):
         if primary:
@@ -97,6 +99,9 @@ def save(
             serials = [_serial(_meta(found)) for found in _folders(root).values()]
             meta["serial"] = 1 + max(serials, default=0)
             _write_json(writing / _META, meta)
+            (writing / _COPIES).mkdir()
+            for path in copied:
+                shutil.copyfile(path, writing / _COPIES / path.name)
             _write_json(writing / _MANIFEST, {"files": _sync_and_hash(writing)})
             _sync(writing)
         except OSError:
@@ -147,7 +152,7 @@ def restore(
         found = [item for item in found if item[1] == step]
         if not found:
             raise UsageError(f"no checkpoint of step {step} in {root}, there are: {there}")
-    wanted = {"fingerprint": _plain(fingerprint), "leaves": _described(template)}
+    wanted = {"fingerprint": plain(fingerprint), "leaves": _described(template)}
     for folder, _, _ in found:
         broken = _fault(folder)
         meta = None if broken else _meta(folder)
@@ -158,7 +163,7 @@ def restore(
             try:
                 arrays = _read_arrays(folder / _STATE, template)
             except Exception as error:  # whatever Orbax raises, the next checkpoint may do
-                broken = f"it cannot be read: {_line(error)}"
+                broken = f"it cannot be read: {line(error)}"
             else:
                 there, here = meta["environment"], _environment() | {"split": split}
                 if split is None:
@@ -179,6 +184,20 @@ def fault(root: Path, step: int) -> str:
     """Why the checkpoint of a step in `root` is not what was written; "" if it is."""
     folder = _folders(root).get(step)
     return "it is missing" if folder is None else _fault(folder)
+
+
+def copies(root: Path, step: int | None = None) -> dict[str, Path]:
+    """The copies of the run's own files (`save`), by their names, in the checkpoint of a step, or in the
+    newest that is whole; none of older versions."""
+    found = [
+        (_serial(_meta(folder)), folder)
+        for n, folder in _folders(root).items()
+        if step in (None, n)
+    ]
+    for _, folder in sorted(found, reverse=True):
+        if step is not None or not _fault(folder):
+            return {path.name: path for path in (folder / _COPIES).glob("*")}
+    return {}
 
 
 def metrics(root: Path) -> list[float]:
@@ -297,7 +316,7 @@ def _sync(path: Path) -> None:
 def _fault(folder: Path) -> str:
     """Why the checkpoint is not what was written; "" if it is."""
     try:
-        listed = json.loads((folder / _MANIFEST).read_bytes())["files"]
+        listed = from_text((folder / _MANIFEST).read_bytes())["files"]
         there = set(_files(folder)) - {_MANIFEST}
         for name in sorted(there | set(listed)):
             if name not in there:
@@ -310,19 +329,19 @@ def _fault(folder: Path) -> str:
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
-        return f"it cannot be read: {_line(error)}"
+        return f"it cannot be read: {line(error)}"
     except (ValueError, KeyError, TypeError) as error:
-        return f"{_MANIFEST} is broken: {_line(error)}"
+        return f"{_MANIFEST} is broken: {line(error)}"
 
 
 def _meta(folder: Path) -> dict[str, Any] | None:
     """meta.json, if it is the one in the manifest."""
     try:
-        listed = json.loads((folder / _MANIFEST).read_bytes())["files"]
+        listed = from_text((folder / _MANIFEST).read_bytes())["files"]
         content = (folder / _META).read_bytes()
         if hashlib.sha256(content).hexdigest() != listed[_META]["sha256"]:
             return None
-        return json.loads(content)
+        return from_text(content)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -336,28 +355,17 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write checkpoint {path}: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return text.strip().split("\n")[0] or type(error).__name__
+        raise StorageError(f"cannot write checkpoint {path}: {line(error)}") from error
 
 
 # ---- JSON
 
 
-def _plain(tree: Any) -> Any:
-    """What JSON makes of `tree`, with names for the numbers that strict JSON lacks."""
-    text = json.dumps(tree, default=lambda scalar: scalar.item())
-    return json.loads(text, parse_constant=_NON_FINITE.__getitem__)
-
-
-def _write_json(path: Path, tree: Any) -> None:
+def _write_json(path: Path, tree: dict[str, Any]) -> None:
     """Under another name first: a manifest is whole or not there."""
     writing = path.with_suffix(".writing")
     with writing.open("w", encoding="utf-8") as file:
-        json.dump(tree, file, indent=2, allow_nan=False)
+        file.write(to_text(tree))
         file.flush()
         os.fsync(file.fileno())
     os.rename(writing, path)
@@ -509,7 +517,7 @@ def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         raise
     except Exception as error:  # the leaves are plain arrays by now: what is left is the disk
         code = re.search(r"os_error_code='([0-9]+)'", str(error))
-        told = (int(code[1]), os.strerror(int(code[1]))) if code else (_line(error),)
+        told = (int(code[1]), os.strerror(int(code[1]))) if code else (line(error),)
         raise OSError(*told) from error
 
 

@@ -24,6 +24,11 @@ def number(loss: float) -> str:
     return f"{loss:.4f}" if abs(loss) >= 0.01 or not loss else f"{loss:.2g}"
 
 
+def warn(text: str) -> None:
+    """A warning, on standard error."""
+    print(f"rnnlab: warning: {text}", file=sys.stderr, flush=True)
+
+
 class _Console(Console):
     """A console whose reader may go away (`| head`): a run is worth more than its output."""
 
@@ -83,7 +88,7 @@ class Display:
     def warn(self, text: str) -> None:
         """A warning, on standard error."""
         if not self._quiet:
-            print(f"rnnlab: warning: {self._name}{text}", file=sys.stderr, flush=True)
+            warn(self._name + text)
 
     def model(self, rows: tuple[tuple[str, str], ...], title: str) -> None:
         """The table of parameters: rows of (name, shape "D x H"), the shape "" being a scalar."""

@@ -7,7 +7,7 @@ many at once. Process 0 has all the files; the others keep count with it.
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from rnnlab.types import (
     UsageError,
 )
 
+LOGS = {"metrics": "metrics.jsonl", "samples": "samples.txt", "diagnosis": "diagnosis.jsonl"}
+SUMMARY = "summary.json"  # written at the end, of what the other files say
+
 
 def initial(config: Config, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
     """The state of step 0."""
@@ -44,6 +47,26 @@ def all_told() -> Iterator[None]:
         raise
     if parallel.agreed(0):
         raise UsageError("process 0 has given up, and says why")
+
+
+def heal(workdir: Path, warn: Callable[[str], None]) -> None:
+    """Put back each file of a run that is damaged or missing and of which a checkpoint has a copy, and
+    say so; for the holder of the run folder alone. Raises StorageError if the disk refuses."""
+    copies = None
+    held = {path.name for path in (workdir / "checkpoints").glob("*/files/*.json")}
+    for name in sorted({path.name for path in workdir.glob("[!.]*.json")} | held):
+        try:
+            runfolder.read_json(workdir / name)
+        except UsageError as error:
+            if copies is None:
+                copies = checkpoint.copies(workdir / "checkpoints")
+            if name in copies:
+                runfolder.write_json(workdir / name, runfolder.read_json(copies[name]))
+                step = int(copies[name].parent.parent.name)
+                warn(f"{error}: it is put back as it was at step {step}")
+            elif name == SUMMARY:
+                warn(f"{error}: it is written anew")
+                (workdir / name).unlink()
 
 
 class Record:
@@ -89,9 +112,10 @@ class Record:
             self.best, self.best_step = float(extra["best"]), extra["best_step"]
             self.seconds, self.measured_at = extra["seconds"], extra["measured_at"]
         self.logged_at, self.logged_time = self.start, time.monotonic()
-        self.files = contextlib.ExitStack()
+        self.files, self.logs = contextlib.ExitStack(), dict[str, runfolder.Log]()
         with all_told():
             if self.primary:
+                heal(workdir, display.warn)
                 self._describe(overrides, resumed=meta is not None)
                 self._open(meta)
 
@@ -138,20 +162,23 @@ class Record:
         runfolder.write_json(path, run)
 
     def _open(self, meta: dict[str, Any] | None) -> None:
-        sizes = meta["extra"] if meta else {"metrics_bytes": 0, "samples_bytes": 0}
-        warn = self.display.warn
-        self.metrics = self.files.enter_context(runfolder.Log(self.workdir / "metrics.jsonl"))
-        self.samples = self.files.enter_context(runfolder.Log(self.workdir / "samples.txt"))
-        if meta is None and self.metrics.size:
+        extra, warn = meta["extra"] if meta else {}, self.display.warn
+        there = (self.workdir / LOGS["metrics"]).exists()
+        if meta is None and there and (self.workdir / LOGS["metrics"]).stat().st_size:
             warn(f"{self.root} holds no checkpoint: the run starts again from step 0")
-        # Without a checkpoint, rows of an earlier start belong to steps that are done again.
-        self.metrics.truncate(sizes["metrics_bytes"], warn)
-        self.samples.truncate(sizes["samples_bytes"], warn)
-        self.diagnosis = None
-        path = self.workdir / "diagnosis.jsonl"
-        if self.config.diagnose.every or path.exists():
-            self.diagnosis = self.files.enter_context(runfolder.Log(path))
-            self.diagnosis.truncate(sizes.get("diagnosis_bytes", 0), warn)
+        copies = checkpoint.copies(self.root, meta["step"]) if meta else {}
+        for name, file in LOGS.items():
+            path = self.workdir / file
+            if name == "diagnosis" and not (self.config.diagnose.every or path.exists()):
+                continue
+            log = self.logs[name] = self.files.enter_context(runfolder.Log(path))
+            # Without a checkpoint, rows of an earlier start belong to steps that are done again.
+            log.truncate(
+                extra.get(f"{name}_bytes", 0),
+                warn,
+                sha256=extra.get(f"{name}_sha256"),
+                copy=copies.get(file),
+            )
         step = self.start + 1 if meta else None
         self.events = self.files.enter_context(runfolder.Events(self.workdir, purge_step=step))
 
@@ -208,7 +235,7 @@ class Record:
     def _write(self, row: dict[str, Any]) -> None:
         if not self.primary:
             return
-        self.metrics.append(runfolder.metrics_row(row))
+        self.logs["metrics"].append(runfolder.metrics_row(row))
         self.events.write(row["step"], row["split"], row)
         self.display.row(row)
 
@@ -216,10 +243,9 @@ class Record:
         """Write what the train step saw of its gradients (`rnnlab.seen`)."""
         if self.primary:
             probe = self.task.probe
-            assert self.diagnosis is not None
             assert probe is not None
             row = seen.row(probe, taps.part_names(probe.net.cell), found)
-            self.diagnosis.append(runfolder.metrics_row({"step": step, **row}))
+            self.logs["diagnosis"].append(runfolder.metrics_row({"step": step, **row}))
 
     def validated(self, step: int, found: dict[str, float]) -> bool:
         """Write what `Task.evaluate` has found; whether it is the best so far."""
@@ -254,19 +280,15 @@ class Record:
         if not self.primary:
             return
         text = self.task.show(params, step)
-        self.samples.append(f"---- step {step} ----\n{text}\n")
+        self.logs["samples"].append(f"---- step {step} ----\n{text}\n")
         self.display.say(f"---- a sample at step {step} ----\n{text}\n----")
 
     def save(self, step: int, state: stepping.TrainState) -> None:
         """A checkpoint. state: as arrays of this process alone."""
-        sizes = {}
-        if self.primary:
-            self.metrics.sync()
-            self.samples.sync()
-            sizes = {"metrics_bytes": self.metrics.size, "samples_bytes": self.samples.size}
-            if self.diagnosis is not None:
-                self.diagnosis.sync()
-                sizes["diagnosis_bytes"] = self.diagnosis.size
+        sizes: dict[str, Any] = {}
+        for name, log in self.logs.items() if self.primary else ():
+            log.sync()
+            sizes |= {f"{name}_bytes": log.size, f"{name}_sha256": log.sha256}
         checkpoint.save(
             self.root,
             step,
@@ -282,7 +304,11 @@ class Record:
             fingerprint=self.task.fingerprint,
             keep=self.keep,
             split=self.split,
+            copied=[*(log.path for log in self.logs.values()), *self._described()],
         )
+
+    def _described(self) -> list[Path]:
+        return sorted(path for path in self.workdir.glob("[!.]*.json") if path.name != SUMMARY)
 
     def diverged(self, state: stepping.TrainState) -> DivergedError:
         """The end of a run that has come to a fault: its last good state is saved, and summary.json
@@ -294,7 +320,7 @@ class Record:
             self.save(good, state.replace(fault=jax.tree.map(jnp.zeros_like, state.fault)))
         if self.primary:
             summary = self._summary(good) | {"diverged_at": step}
-            runfolder.write_json(self.workdir / "summary.json", summary)
+            runfolder.write_json(self.workdir / SUMMARY, summary)
         kept = f"the last good state, step {good}, is kept" if good else "nothing was worth keeping"
         return DivergedError(
             f"diverged at step {step}: the loss is {fault['loss']:.4g}, the norm of the gradient "
@@ -307,7 +333,7 @@ class Record:
         rates = sorted(r[self.rate] for r in rows if self.rate in r)
         losses = [r["loss"] for r in rows if r["split"] == "valid"]
         return {
-            "valid_loss": self.best if losses else None,
+            "valid_loss": self.best if math.isfinite(self.best) else None,
             "valid_step": self.best_step,
             "final_valid_loss": losses[-1] if losses else None,
             "steps": step,
@@ -319,7 +345,7 @@ class Record:
         """The end of the run: summary.json, which is returned."""
         if not self.primary:
             return {"steps": step, "valid_loss": self.best, "valid_step": self.best_step}
-        old = self.workdir / "summary.json"
+        old = self.workdir / SUMMARY
         extra = self.task.finish(params)
         summary = self._summary(step) | extra
         if old.exists() and runfolder.read_json(old)["steps"] == step:

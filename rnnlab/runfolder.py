@@ -1,12 +1,14 @@
 """A run folder that explains itself: its lock, JSON, row logs, event files and what run.json says.
 
 Strict JSON has no number that is not finite, so every file here spells those as the strings "nan",
-"inf" and "-inf"; `float` reads them back.
+"inf" and "-inf"; `float` reads them back. The last key of a JSON file is the checksum of all before it.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
+import math
 import os
 import platform
 import signal
@@ -44,6 +46,8 @@ with _hidden("torch"):  # which takes 3 s, and is there for the annotations of i
     from tensorboardX.proto import event_pb2, summary_pb2
 
 _NON_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+_BLANK = f"sha256:{'-' * 64}"  # what a file has for its checksum while that is computed
+PATIENCE = 2.0  # seconds in which a run saves its state after a signal
 _PACKAGES = ("rnnlab", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Generated when they are imported, so a type checker cannot see them.
 Event, SessionLog = event_pb2.Event, event_pb2.SessionLog  # pyright: ignore
@@ -64,7 +68,7 @@ def lock(workdir: Path) -> Iterator[None]:
             raise PermissionError(f"no permission to write in {workdir}")
         file = (workdir / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"run folder {workdir} cannot be used: {_line(error)}") from error
+        raise UsageError(f"run folder {workdir} cannot be used: {line(error)}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +78,7 @@ def lock(workdir: Path) -> Iterator[None]:
             by = f" by process {holder}" if holder.isdigit() else ""
             raise InUseError(f"run folder {workdir} is in use{by}") from error
         except OSError as error:
-            raise UsageError(f"run folder {workdir} cannot be locked: {_line(error)}") from error
+            raise UsageError(f"run folder {workdir} cannot be locked: {line(error)}") from error
         # The number is for the message above alone; a disk too full to hold it is no obstacle.
         with contextlib.suppress(OSError):
             _overwrite(file.fileno(), f"{os.getpid()}\n")
@@ -94,13 +98,12 @@ def _overwrite(descriptor: int, text: str) -> None:
 # ---- JSON
 
 
-def write_json(path: Path, obj: Any) -> None:
+def write_json(path: Path, obj: dict[str, Any]) -> None:
     """Replaces the file at `path` as a whole, so that no reader meets half of it.
 
     Raises StorageError if the disk refuses; the old file is then still there.
     """
-    path = Path(path)
-    text = json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n"
+    path, text = Path(path), to_text(obj)
     writing = path.with_name(f".{path.name}.writing")
     with _storage_errors(path):
         try:
@@ -120,17 +123,43 @@ def write_json(path: Path, obj: Any) -> None:
             os.close(descriptor)
 
 
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote. Raises UsageError if the file is missing or broken."""
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote. Raises UsageError if the file is missing, broken or has changed since."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return from_text(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {_line(error)}") from error
+        raise UsageError(f"cannot read {path}: {line(error)}") from error
+
+
+def to_text(obj: dict[str, Any]) -> str:
+    """Strict JSON, with the checksum of everything before it as the last key."""
+    blank = json.dumps({**plain(obj), "checksum": _BLANK}, indent=2, allow_nan=False) + "\n"
+    return _checksum(blank.encode()).join(blank.rsplit(_BLANK, 1))
+
+
+def from_text(content: bytes) -> dict[str, Any]:
+    """What `to_text` was given. Raises ValueError if that is not what the content says. (What older
+    versions wrote has no checksum.)"""
+    found = json.loads(content.decode())
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    name, told = list(found.items())[-1] if found else ("", "")
+    # The name of the key may be what is damaged.
+    if name == "checksum" or str(told).startswith("sha256:"):
+        blank = _BLANK.encode().join(content.rsplit(str(told).encode(), 1))
+        if name != "checksum" or _checksum(blank) != told:
+            raise ValueError("it has changed since it was written")
+        del found[name]
+    return found
+
+
+def _checksum(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def metrics_row(row: dict[str, Any]) -> str:
     """One line of strict JSON without its newline; equal numbers give equal bytes."""
-    return json.dumps(_plain(row), allow_nan=False)
+    return json.dumps(plain(row), allow_nan=False)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -142,11 +171,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {_line(error)}") from error
+        raise UsageError(f"cannot read {path}: {line(error)}") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, text in enumerate(lines, start=1):
         try:
-            row = dict(json.loads(line)) if line.strip() else {}
+            row = dict(json.loads(text)) if text.strip() else {}
         except (ValueError, TypeError) as error:
             if number == len(lines):  # the last newline is missing, and more may be
                 break
@@ -156,8 +185,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _plain(tree: Any) -> Any:
-    """What JSON makes of `tree`, scalars of NumPy and JAX included."""
+def plain(tree: Any) -> Any:
+    """What JSON makes of `tree`: scalars of NumPy and JAX, and names for the numbers that it lacks."""
     text = json.dumps(tree, default=lambda scalar: scalar.item())
     return json.loads(text, parse_constant=_NON_FINITE.__getitem__)
 
@@ -173,18 +202,20 @@ class Log:
         self.path = Path(path)
         with _storage_errors(self.path):
             self._file = self.path.open("ab", buffering=0)
+            self._hash = hashlib.sha256(self.path.read_bytes())
 
     def append(self, text: str) -> None:
         """Writes `text`, closed by a newline if it lacks one; all of it or nothing."""
-        line = memoryview(text.encode() if text.endswith("\n") else f"{text}\n".encode())
-        before = self.size
+        whole = text.encode() if text.endswith("\n") else f"{text}\n".encode()
+        rest, before = memoryview(whole), self.size
         with _storage_errors(self.path):
             try:
-                while line:
-                    line = line[self._file.write(line) :]
+                while rest:
+                    rest = rest[self._file.write(rest) :]
             except OSError:
                 self._file.truncate(before)
                 raise
+        self._hash.update(whole)
 
     def sync(self) -> None:
         """Returns once the lines are on the disk."""
@@ -196,18 +227,40 @@ class Log:
         """Bytes so far: what a checkpoint records, after `sync`, for `truncate`."""
         return os.fstat(self._file.fileno()).st_size
 
-    def truncate(self, size: int, warn: Callable[[str], None]) -> None:
+    @property
+    def sha256(self) -> str:
+        """Of all lines so far."""
+        return self._hash.hexdigest()
+
+    def truncate(
+        self,
+        size: int,
+        warn: Callable[[str], None],
+        *,
+        sha256: str | None = None,
+        copy: Path | None = None,
+    ) -> None:
         """Cuts the file to `size` bytes, so that a resumed run writes no line twice.
 
-        A file that is shorter has lost lines: `warn` is told, and the run goes on after the last
-        whole line.
+        If what is left is not that of `sha256`, `warn` is told, and `copy` takes its place. Without
+        one, a file that is shorter has lost lines: the run goes on after the last whole one.
         """
         with _storage_errors(self.path):
-            if self.size < size:
+            content = self.path.read_bytes()
+            changed = sha256 not in (None, hashlib.sha256(content[:size]).hexdigest())
+            if changed and copy is not None:
+                warn(f"{self.path} has changed since it was written: its lines are put back")
+                content = copy.read_bytes()
+                self._file.truncate(0)
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            elif self.size < size:
                 warn(f"{self.path} has {self.size} bytes, {size} were recorded: lines are missing")
-                size = self.path.read_bytes().rfind(b"\n") + 1
+                size = content.rfind(b"\n") + 1
             self._file.truncate(size)
             os.fsync(self._file.fileno())
+            self._hash = hashlib.sha256(content[:size])
 
     def close(self) -> None:
         self._file.close()
@@ -321,18 +374,20 @@ class Received:
 def signals() -> Iterator[Received]:
     """Turns SIGINT and SIGTERM into a flag, so that the loop can end after a whole step.
 
-    A second SIGINT raises KeyboardInterrupt, to break a hang. The old handlers come back at the
-    end. Outside the main thread, where Python allows no handlers, nothing is caught.
+    A SIGINT that comes PATIENCE seconds after the first, or later, raises KeyboardInterrupt, to break a
+    hang: sooner it may be the same keystroke, and the state is still to be saved. The old handlers
+    come back at the end. Outside the main thread, where Python allows no handlers, nothing is caught.
     """
     caught = Received()
-    interrupts = 0
+    first = math.inf
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal interrupts
+        nonlocal first
         caught.received = caught.received or number
-        interrupts += number == signal.SIGINT
-        if interrupts > 1:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            first = min(first, time.monotonic())
+            if time.monotonic() - first >= PATIENCE:
+                raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -354,9 +409,10 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {_line(error)}") from error
+        raise StorageError(f"cannot write {path}: {line(error)}") from error
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
+    """What an error says, in one line."""
     text = getattr(error, "strerror", None) or str(error)
     return text.strip().split("\n")[0] or type(error).__name__

@@ -18,8 +18,8 @@ import numpy as np
 from rnnlab import checkpoint, optim, parallel, runfolder, seen, tasks
 from rnnlab import config as configuration
 from rnnlab import step as stepping
-from rnnlab.display import Display
-from rnnlab.record import Record, all_told, initial
+from rnnlab.display import Display, warn
+from rnnlab.record import Record, all_told, heal, initial
 from rnnlab.types import (
     CheckpointError,
     Config,
@@ -132,12 +132,30 @@ def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
     return Run(config, task, stepping.served(state), meta)
 
 
+def mended_config(workdir: Path, warn: Callable[[str], None]) -> Config | None:
+    """`saved_config`; if that is damaged or missing and a checkpoint has a copy, after `heal`."""
+    try:
+        found = saved_config(workdir)
+    except UsageError:
+        found = None
+    if found is None and (workdir / "checkpoints").is_dir():
+        with runfolder.lock(workdir):
+            heal(workdir, warn)
+        found = saved_config(workdir)
+    return found
+
+
 def saved_config(workdir: Path) -> Config | None:
-    """The config of the run in `workdir`, None if there is no run."""
+    """The config of the run in `workdir`, None if there is no run. Raises UsageError if it is damaged."""
     path = workdir / "config.json"
     if not path.exists():
         return None
-    saved = runfolder.read_json(path)
+    try:
+        saved = runfolder.read_json(path)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; python launch.py train --workdir={workdir} puts it back from a checkpoint"
+        ) from error
     for part, values in LATER.items():
         saved[part] = {**values, **saved.get(part, {})}
     if saved["model"].pop("compute_dtype", None) == "bfloat16":  # what precision was called
@@ -377,9 +395,11 @@ def train(
     Raises the errors of `rnnlab.types`; `Interrupted` after SIGINT or SIGTERM, the state saved.
     """
     began = time.monotonic() if began is None else began
-    settings = _agreed(config, saved_config(workdir), workdir)
+    alone, primary = jax.process_count() == 1, jax.process_index() == 0
+    saved = mended_config(workdir, warn) if alone else saved_config(workdir)
+    settings = _agreed(config, saved, workdir)
     task, optimiser = build(settings)
-    steps, primary = settings.train.steps, jax.process_index() == 0
+    steps = settings.train.steps
     display = Display(steps, task.unit, quiet=not primary, measure=task.measure)
     with runfolder.signals() as caught:
         crew = Single(settings, task, optimiser, lambda: caught.received)
@@ -416,7 +436,7 @@ def introduce(display: Display, config: Config, task: Task, done: int) -> None:
     """Show the model and the data of a run that begins, or goes on after `done` steps."""
     model = config.model
     display.model(task.layers, f"{model.layers} x {model.hidden} {model.cell}")
-    display.facts({k: v for k, v in task.facts().items() if k != "sha256"})
+    display.facts({k: v for k, v in task.facts().items() if not k.endswith("sha256")})
     if done:
         display.say(f"resumed at step {done}")
 

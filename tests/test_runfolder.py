@@ -1,7 +1,9 @@
 """The run folder: one holder, strict JSON, logs without a line twice, and what run.json says."""
 
 import errno
+import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -312,17 +314,53 @@ def test_events(tmp_path):
     assert all("tfevents" in name and os.uname().nodename not in name for name in names)
 
 
+def test_a_changed_json_file_is_noticed(tmp_path):
+    """Whichever bit it is, the name of the checksum's key included; files without one are old."""
+    path = tmp_path / "a.json"
+    runfolder.write_json(path, {"rate": 0.002, "steps": 100, "name": "é", "inf": math.inf})
+    assert runfolder.read_json(path) == {"rate": 0.002, "steps": 100, "name": "é", "inf": "inf"}
+    content = path.read_bytes()
+    for position, bit in itertools.product(range(len(content)), range(8)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << bit
+        path.write_bytes(changed)
+        with pytest.raises(UsageError, match=r"cannot read .*a\.json"):
+            runfolder.read_json(path)
+    path.write_text('{"steps": 100}')
+    assert runfolder.read_json(path) == {"steps": 100}
+
+
+def test_changed_lines_are_put_back_from_a_copy(tmp_path):
+    path, copy, told = tmp_path / "rows", tmp_path / "copy", []
+    with runfolder.Log(path) as log:
+        log.append("one")
+        log.append("two")
+        size, sha256 = log.size, log.sha256
+        copy.write_bytes(path.read_bytes())
+        log.append("three")
+    path.write_bytes(b"onE\ntwo\nthree\n")
+    with runfolder.Log(path) as log:
+        log.truncate(size, told.append, sha256=sha256, copy=copy)
+        assert log.sha256 == sha256
+        log.append("four")
+    assert path.read_text() == "one\ntwo\nfour\n"
+    assert len(told) == 1
+    assert f"{path} has changed" in told[0]
+
+
 # ---- signals
 
 
-def test_signals_set_a_flag():
+def test_signals_set_a_flag(monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with runfolder.signals() as caught:
         assert caught.received is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert caught.received == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # the same keystroke, or an impatient one
         assert caught.received == signal.SIGTERM
+        monkeypatch.setattr(runfolder, "PATIENCE", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -8,6 +8,7 @@ beside it.
 
 import ast
 import functools
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -111,6 +112,10 @@ def write(
         print(f"---- {number} of {count} ----\n{vocabulary.decode(column)}")
 
 
+def _sha256(tokens: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest()
+
+
 def parses(text: str) -> bool:
     """Whether Python's own parser accepts the first function of `text`.
 
@@ -175,12 +180,16 @@ def make(config: Config, kept: Path | None = None) -> Task:
     def held_tokens() -> np.ndarray:
         if held is None or not held.exists():
             return corpus()[2]
+        assert kept is not None
+        # Runs of older versions do not say what it was.
+        told = runfolder.read_json(kept / "run.json")["data"].get("valid_sha256")
         try:
-            return np.load(held, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise UsageError(
-                f"{held} is damaged: remove it, and the text itself is read again"
-            ) from error
+            found = np.load(held, allow_pickle=False)
+        except (ValueError, OSError, EOFError):
+            found = None
+        if found is None or told not in (None, _sha256(found)):
+            raise UsageError(f"{held} is damaged: remove it, and the text itself is read again")
+        return found
 
     @functools.cache
     def validation() -> tuple[data.HeldOut, dict[str, np.ndarray]]:
@@ -297,6 +306,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
             "valid_characters": len(valid),
             "vocabulary": vocabulary.size,
             "steps_per_epoch": batches().steps_per_epoch,
+            **({"valid_sha256": _sha256(valid)} if valid.nbytes <= KEPT_AT_MOST else {}),
         }
 
     return Task(
