@@ -175,9 +175,7 @@ def _tokens(config: Any, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
     found = corpora.load(
         corpus=options.corpus, path=options.path, level=options.level, glob=options.glob
     )
-    before = runfolder.read_json(workdir / "run.json")["data"]["sha256"]
-    if before != found.sha256:
-        raise UsageError(f"the text of this run has changed since it began: {found.source}")
+    runfolder.unchanged(workdir, "text", found.source, found.sha256)
     return data.split(found.tokens, valid_fraction=options.valid_fraction)
 
 

@@ -147,12 +147,7 @@ class Record:
         described = runfolder.describe(overrides=overrides) | {"split": self.split}
         if resumed and path.exists():
             run = runfolder.read_json(path)
-            before = run["data"].get("sha256")
-            if before != facts.get("sha256"):
-                raise UsageError(
-                    f"the data of this run has changed since it began: {facts.get('source')} has "
-                    f"sha256 {facts.get('sha256')}, the run has {before}"
-                )
+            runfolder.unchanged(self.workdir, "data", facts.get("source"), facts.get("sha256"))
             run["resumed"] = [*run.get("resumed", []), {"step": self.start, **described}]
         else:
             count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))

@@ -347,6 +347,19 @@ def describe(*, overrides: list[str]) -> dict[str, Any]:
     }
 
 
+def unchanged(folder: Path | None, what: str, source: Any, sha256: str | None) -> None:
+    """Raise UsageError unless this is the sha256 of the data of the run in `folder`; None: there is no
+    run yet. what: a word for the data; source: where it comes from."""
+    if folder is None:
+        return
+    before = read_json(folder / "run.json").get("data", {}).get("sha256")
+    if before != sha256:
+        raise UsageError(
+            f"the {what} of this run changed since it began: {source} has sha256 {sha256}, the run has "
+            f"{before}"
+        )
+
+
 def _git() -> dict[str, Any] | None:
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(_SOURCE), *arguments]

@@ -345,5 +345,5 @@ def test_other_data_than_the_runs_is_refused(folder, tmp_path):
     tasks.make(config, tmp_path / "run")
     token = folder / "Flickr8k.token.txt"
     token.write_text(token.read_text().replace("dog", "cat"))
-    with pytest.raises(UsageError, match="the data of this run has changed since it began"):
+    with pytest.raises(UsageError, match="the data of this run changed since it began"):
         tasks.make(config, tmp_path / "run")

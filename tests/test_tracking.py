@@ -197,7 +197,7 @@ def test_the_model_learns_the_boxes_ahead(tmp_path):
     # Other boxes than the run's are refused.
     path = tmp_path / "one/gt.txt"
     path.write_text(path.read_text().replace(",20,40,1", ",21,40,1"))
-    with pytest.raises(UsageError, match="have changed since it began"):
+    with pytest.raises(UsageError, match="changed since it began"):
         train.open_run(tmp_path / "run", "latest", print)
 
 

@@ -193,13 +193,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
     clips = ucf.read(
         chosen["path"], lists, chosen["side"], config.train.window, chosen["valid"], chosen["test"]
     )
-    if kept is not None:
-        before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
-        if before != clips.sha256:
-            raise UsageError(
-                f"the clips of this run have changed since it began: {chosen['path']} has sha256 "
-                f"{clips.sha256}, the run has {before}"
-            )
+    runfolder.unchanged(kept, "clips", chosen["path"], clips.sha256)
     shape = clips.steps[0].shape[1:]
     if len(shape) == 1 and config.data.side is not None:
         raise UsageError(f"{chosen['path']} has no pictures: leave data.side unset")

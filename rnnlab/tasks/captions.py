@@ -87,13 +87,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
     if config.data.name not in known:
         raise UsageError(f"data.name must be one of {', '.join(known)}, not {config.data.name!r}")
     data = known[config.data.name](config)
-    if kept is not None:
-        before = runfolder.read_json(kept / "run.json")["data"].get("sha256")
-        if before != data.facts.get("sha256"):
-            raise UsageError(
-                f"the data of this run has changed since it began: {config.data.path} has sha256 "
-                f"{data.facts.get('sha256')}, the run has {before}"
-            )
+    runfolder.unchanged(kept, "data", config.data.path, data.facts.get("sha256"))
     network, answers = _networks(config, data)
 
     def answer(params: Params, batch: Batch, width: int) -> list[str]:

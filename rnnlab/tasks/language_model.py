@@ -145,13 +145,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         text = corpora.load(
             corpus=options.corpus, path=options.path, level=options.level, glob=options.glob
         )
-        if kept is not None:
-            before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
-            if before != text.sha256:
-                raise UsageError(
-                    f"the text of this run has changed since it began: {text.source} has sha256 "
-                    f"{text.sha256}, the run has {before}"
-                )
+        runfolder.unchanged(kept, "text", text.source, text.sha256)
         train, valid = data.split(text.tokens, valid_fraction=config.data.valid_fraction)
         return text, train, valid
 

@@ -122,13 +122,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
     """
     chosen = sequences.options(config, path="", permuted=False, pool=1, valid=5000)
     found = load(chosen["path"])
-    if kept is not None:
-        before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
-        if before != found.sha256:
-            raise UsageError(
-                f"the images of this run have changed since it began: {found.source} has sha256 "
-                f"{found.sha256}, the run has {before}"
-            )
+    runfolder.unchanged(kept, "images", found.source, found.sha256)
     width = found.train[0].shape[2] // max(chosen["pool"], 1)
 
     pixels, labels = _train_pixels(chosen["path"], chosen["pool"]), found.train[1]

@@ -123,13 +123,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
 
 def _of_table(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task:
     table = read(chosen["path"])
-    if kept is not None:
-        before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
-        if before != table.sha256:
-            raise UsageError(
-                f"the table of this run has changed since it began: {chosen['path']} has sha256 "
-                f"{table.sha256}, the run has {before}"
-            )
+    runfolder.unchanged(kept, "table", chosen["path"], table.sha256)
     count = len(table.numbers)
     shares = {key: chosen[key] for key in ("valid", "test")}
     held = {key: math.ceil(share * count) for key, share in shares.items()}

@@ -183,13 +183,7 @@ def _digits(config: Config, seconds: float, chosen: dict[str, Any], kept: Path |
     if not 0 <= speed < 0.5:
         raise UsageError(f"data.speed must be in [0, 0.5), got {speed}")
     clips = load(chosen["path"])
-    if kept is not None:
-        before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
-        if before != clips.sha256:
-            raise UsageError(
-                f"the clips of this run have changed since it began: those of {chosen['path']} have "
-                f"sha256 {clips.sha256}, the run has {before}"
-            )
+    runfolder.unchanged(kept, "clips", chosen["path"], clips.sha256)
     parts = split(clips, chosen["speaker"])
     rate = MEL["fsdd"].rate
     room = int(seconds * rate)

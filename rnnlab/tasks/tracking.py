@@ -298,13 +298,7 @@ def _mot(config: Config, kept: Path | None) -> Task:
     if options.ahead < 1:
         raise UsageError(f"data.ahead must be at least 1, got {options.ahead}")
     found = split(options.path, options.held, options.valid, options.ahead)
-    if kept is not None:
-        before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
-        if before != found.sha256:
-            raise UsageError(
-                f"the boxes of this run have changed since it began: {options.path} has sha256 "
-                f"{found.sha256}, the run has {before}"
-            )
+    runfolder.unchanged(kept, "boxes", options.path, found.sha256)
     ahead = options.ahead
 
     def expected(boxes: np.ndarray) -> np.ndarray:

@@ -308,13 +308,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         def texts() -> Pairs:
             return parts["train"]
 
-        if kept is not None:
-            before = runfolder.read_json(kept / "run.json")["data"]["sha256"]
-            if before != sha256:
-                raise UsageError(
-                    f"the texts of this run have changed since it began: they have sha256 {sha256}, the "
-                    f"run has {before}"
-                )
+        runfolder.unchanged(kept, "texts", options.path or options.download, sha256)
     units = _units(config, kept, texts)
     lengths = (*options.buckets, window)
 
