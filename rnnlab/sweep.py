@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from rnnlab import config as configuration
 from rnnlab import population, runfolder, train
+from rnnlab.display import warn
 from rnnlab.types import Config, Task, UsageError
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "launch.py"
@@ -145,11 +146,12 @@ def prepare(
     Raises UsageError if the folder holds something else, or another sweep.
     """
     path = folder / "sweep.json"
-    if not path.exists():
+    damaged = path.exists() and members is not None and _agree(path, members)
+    if damaged or not path.exists():
         if members is None:
             raise UsageError(f"{folder} holds no sweep: give --config=FILE to start one")
         begun = (".lock", "members", ".sweep.json.writing")  # of a start that was cut off
-        if any(p.name not in begun for p in folder.iterdir()):
+        if not damaged and any(p.name not in begun for p in folder.iterdir()):
             raise UsageError(f"{folder} holds no sweep, but other files: choose another --workdir")
         base = configuration.to_json(members[0].config)
         rows = [{"name": m.name, "changes": configuration.to_json(m.changes)} for m in members]
@@ -180,14 +182,29 @@ def prepare(
     return kept
 
 
+def _agree(path: Path, members: tuple[Member, ...]) -> bool:
+    """Whether the sweep.json at `path` is damaged, and these are its members as far as they go: then
+    it can be written anew. Raises UsageError if they are not."""
+    try:
+        runfolder.read_json(path)
+        return False
+    except UsageError as error:
+        for member in members:
+            saved = train.saved_config(path.parent / "members" / member.name)
+            if saved is None or configuration.difference(saved, member.config):
+                raise
+        warn(f"{error}: it is written anew, for the same members")
+        return True
+
+
 def opened(folder: Path) -> Sweep:
-    """The sweep in `folder`. Raises UsageError if there is none."""
+    """The sweep in `folder`. Raises UsageError if there is none, or its sweep.json is damaged."""
     path = folder / "sweep.json"
     if not path.exists():
         raise UsageError(f"{folder} holds no sweep: there is no sweep.json in it")
     members, kept = [], runfolder.read_json(path)
     for row in kept["members"]:
-        config = train.saved_config(folder / "members" / row["name"])
+        config = train.mended_config(folder / "members" / row["name"], warn)
         if config is None:
             raise UsageError(f"{folder} is damaged: {row['name']} has no config.json")
         changes = {key: configuration.flat(config)[key] for key in row["changes"]}

@@ -473,6 +473,23 @@ def test_local_runs_them_all_and_reports_the_one_that_crashes(text, tmp_path):
     assert said[0] == f"3 members, 1 to run, in {folder}"
 
 
+def test_a_damaged_sweep_json_is_written_anew_for_the_same_members(text, tmp_path, capsys):
+    members = sweep.declared(experiment(tmp_path, text, "for seed in range(2): add(seed=seed)"), [])
+    others = sweep.declared(experiment(tmp_path, text, "for seed in (0, 2): add(seed=seed)"), [])
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    sweep.prepare(folder, members, unit="char", halving=0)
+    path = folder / "sweep.json"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"halving": 0', b'"halving": 8'))
+    for given in (None, others):
+        with pytest.raises(UsageError, match=r"sweep\.json: it has changed since it was written"):
+            sweep.prepare(folder, given, unit="char", halving=0)
+    assert sweep.prepare(folder, members, unit="char", halving=0).halving == 0
+    assert path.read_bytes() == content
+    assert "written anew" in capsys.readouterr().err
+
+
 # What is refused, before anything runs
 
 
