@@ -25,7 +25,7 @@ from tests.faults import lab as laboratory
 from tests.faults._child import PHASES, SIZE, Board
 from tests.faults.lab import ROOT, SMALL, Lab, Tally
 
-SHORT = 0.01
+SHORT = 0.005
 KILLS, SWEEPS, SIGNALS = 240, 60, 60  # at share 1
 EACH = 10  # strikes a run, before it is left to end
 PATIENCE = 120.0  # seconds for a phase to come
@@ -252,6 +252,8 @@ def campaign(lab: Lab, share: float) -> Iterator[Tally]:
     ]
     assert lab.straight
     for fault, whole, signals, phases, make in kinds:
+        if make is sweep and share <= SHORT:  # it starts four runs
+            continue
         if make is sweep:
             done = lab.run("sweep", f"--config={config}", f"--workdir={reference}", *flags)
             assert done.code == 0, done.err
