@@ -26,7 +26,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -121,6 +121,7 @@ def restore(
     fingerprint: dict[str, Any],
     warn: Callable[[str], None],
     split: str | None = None,
+    later: Collection[str] = (),
 ) -> tuple[Any, dict[str, Any]] | None:
     """Reads back (state, meta) of the newest valid checkpoint, bit for bit; None if there is none.
 
@@ -130,7 +131,7 @@ def restore(
     against the manifest first. A checkpoint that fails is named in a call of `warn`, and so is a
     difference of versions, devices or thread counts, which void the promise of equal bits; with
     `step` None or "best" the next in line is tried. `split` is that of the steps to come, None if
-    there are none.
+    there are none. `later` names the leaves that an older checkpoint may lack: they are 0 then.
 
     Raises CheckpointError if no checkpoint asked for is valid; UsageError if there is no such step,
     no metric to be best by, or if fingerprint, shapes or dtypes are not this run's.
@@ -157,11 +158,13 @@ def restore(
         broken = _fault(folder)
         meta = None if broken else _meta(folder)
         if meta is not None:
+            lacking = (set(later) & wanted["leaves"].keys()) - meta["leaves"].keys()
+            meta["leaves"] |= {name: wanted["leaves"][name] for name in lacking}
             for part in wanted:
                 if difference := _differences(meta[part], wanted[part]):
                     raise UsageError(f"checkpoint {folder} is not of this run: {difference}")
             try:
-                arrays = _read_arrays(folder / _STATE, template)
+                arrays = _read_arrays(folder / _STATE, template, lacking)
             except Exception as error:  # whatever Orbax raises, the next checkpoint may do
                 broken = f"it cannot be read: {line(error)}"
             else:
@@ -521,9 +524,10 @@ def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         raise OSError(*told) from error
 
 
-def _read_arrays(folder: Path, template: Any) -> dict[str, np.ndarray]:
+def _read_arrays(folder: Path, template: Any, lacking: Collection[str]) -> dict[str, np.ndarray]:
     arrays = {name: _empty(leaf) for name, leaf in _named(template).items()}
-    wanted = {name: array for name, array in arrays.items() if array.size}
+    arrays |= {name: np.zeros_like(arrays[name]) for name in lacking}
+    wanted = {name: a for name, a in arrays.items() if a.size and name not in lacking}
     if wanted:
         with _silence(), _context():
             arrays |= _orbax().load(str(folder), wanted)

@@ -181,6 +181,7 @@ def validate(config: Config) -> None:
     least = {"seed": 0, "train.steps_per_dispatch": 0, "parallel.devices": 0, "diagnose.every": 0}
     least |= {f"train.{k}": 1 for k in ("steps", "batch_size", "window", "log_every", "keep")}
     least |= {f"train.{k}": 0 for k in ("eval_every", "checkpoint_every", "sample_every")}
+    least["train.skip_faults"] = 0
     for key, low in least.items():
         value = values.get(key)
         # A ConfigDict takes True for an integer.

@@ -26,6 +26,9 @@ TRACED = (
 )
 
 
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of float32, which would take what is beyond for 0 or for inf
+
+
 class ClipState(NamedTuple):
     """What the clip saw at the last step."""
 
@@ -119,7 +122,7 @@ def clip(kind: str, threshold: float | Array) -> optax.GradientTransformation:
     kind: one of CLIPS. threshold: T > 0; inf switches clipping off (the gradient passes untouched).
         See TRACED.
 
-    Raises UsageError for another kind, or a number that is not > 0.
+    Raises UsageError for another kind, or a number that is not > 0, or beyond float32.
     """
     if kind not in CLIPS:
         raise UsageError(f"optim.clip must be one of {', '.join(CLIPS)}, got '{kind}'")
@@ -128,6 +131,10 @@ def clip(kind: str, threshold: float | Array) -> optax.GradientTransformation:
         raise UsageError(
             f"optim.clip_norm must be greater than 0, got {threshold}: 1.0 to 10.0 is a usual "
             "start, inf switches clipping off"
+        )
+    if not traced and not (SMALLEST <= threshold <= LARGEST or math.isinf(threshold)):
+        raise UsageError(
+            f"optim.clip_norm must be within float32, {SMALLEST} to {LARGEST}, or inf, got {threshold}"
         )
     rule = {
         "global_norm": _clip_global,
@@ -176,6 +183,10 @@ def schedule(
         raise UsageError(f"optim.schedule must be one of {', '.join(SCHEDULES)}, got '{kind}'")
     if _known(learning_rate) and not 0 < learning_rate < math.inf:
         raise UsageError(f"optim.learning_rate must be greater than 0, got {learning_rate}")
+    if _known(learning_rate) and not SMALLEST <= learning_rate <= LARGEST:
+        raise UsageError(
+            f"optim.learning_rate must be within float32, {SMALLEST} to {LARGEST}, got {learning_rate}"
+        )
     if not 0 <= warmup_steps < max(steps, 1):
         raise UsageError(
             f"optim.warmup_steps must be in [0, train.steps), got {warmup_steps} of {steps}"
@@ -226,10 +237,15 @@ def make(
     for option, value in rates.items():
         if _known(value) and not 0 <= value < 1:
             raise UsageError(f"optim.{option} must be in [0, 1), got {value}")
-    if _known(epsilon) and not epsilon > 0:
-        raise UsageError(f"optim.epsilon must be greater than 0, got {epsilon}")
-    if _known(weight_decay) and not weight_decay >= 0:
-        raise UsageError(f"optim.weight_decay must be at least 0, got {weight_decay}")
+    if _known(epsilon) and not SMALLEST <= epsilon <= LARGEST:
+        raise UsageError(
+            f"optim.epsilon must be greater than 0, within float32 ({SMALLEST} to {LARGEST}), got "
+            f"{epsilon}"
+        )
+    if _known(weight_decay) and not 0 <= weight_decay <= LARGEST:
+        raise UsageError(
+            f"optim.weight_decay must be at least 0 and at most {LARGEST}, got {weight_decay}"
+        )
     if _known(weight_decay) and weight_decay and name != "adamw":
         raise UsageError(f"optim.weight_decay is for 'adamw'; optim.name is '{name}'")
 

@@ -127,6 +127,7 @@ class Population:
             log_every=config.train.log_every,
             probe=task.probe,
             omega=config.optim.omega,
+            skip=config.train.skip_faults,
             watch=watch,
         )
         return pure.step(state, batch)
@@ -191,7 +192,7 @@ class Population:
             else:
                 states.append(record.handed_over())
         rows = jax.tree.map(lambda *leaves: self._filled(list(leaves)), *map(_split, states))
-        self.current = _joined(self._place(rows))
+        self.current, self.host = _joined(self._place(rows)), None
 
     def advance(self, done: int, most: int) -> tuple[Any, int]:
         """Take one step; (report, its number)."""
@@ -208,7 +209,7 @@ class Population:
 
     def reports(self, report: Any) -> list[dict[str, float]]:
         """See `train.Single`."""
-        rows = {name: np.asarray(v) for name, v in report.items() if name != "seen"}
+        rows = {name: np.asarray(v) for name, v in report.items() if name not in ("seen", "skips")}
         return [
             {name: float(values[i]) for name, values in rows.items()}
             for i in range(len(self.configs))

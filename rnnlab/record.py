@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnnlab import checkpoint, optim, parallel, runfolder, seen, taps
 from rnnlab import config as configuration
@@ -69,6 +70,10 @@ def heal(workdir: Path, warn: Callable[[str], None]) -> None:
                 (workdir / name).unlink()
 
 
+def _mean(total: float, count: float) -> float:
+    return total / count if count else math.nan  # all steps were skipped
+
+
 class Record:
     """What is open while a run trains; a context, which closes it.
 
@@ -101,6 +106,9 @@ class Record:
         self.primary = jax.process_index() == 0
         self.best, self.best_step = math.inf, 0
         self.measured, self.measured_at = math.nan, -1  # the last validation loss, and its step
+        self.saved_at = (
+            -1
+        )  # the last step of which there is a checkpoint, as far as it is known here
         self.seconds, self.started, self.began = 0.0, started, time.monotonic()
         self.rate = f"{task.unit}s_per_second"
         self.aside = 0.0  # seconds since the last logged row that were not spent on steps
@@ -111,6 +119,9 @@ class Record:
             extra = meta["extra"]
             self.best, self.best_step = float(extra["best"]), extra["best_step"]
             self.seconds, self.measured_at = extra["seconds"], extra["measured_at"]
+            self.saved_at = self.start
+        self.quantities = stepping.quantities(self._state)
+        self.skipped = int(self._state.skips["count"])
         self.logged_at, self.logged_time = self.start, time.monotonic()
         self.files, self.logs = contextlib.ExitStack(), dict[str, runfolder.Log]()
         with all_told():
@@ -133,6 +144,7 @@ class Record:
                 fingerprint=self.task.fingerprint,
                 warn=self.display.warn,
                 split=self.split,
+                later=stepping.LATER,
             )
         if found is not None:
             state, meta = found
@@ -210,16 +222,18 @@ class Record:
         spent = max(now - self.logged_time - self.aside, 1e-9)
         # The tally may hold steps of an earlier process, and the one that compiled; the rate is of
         # the others, if there are any yet.
-        share = (step - self.logged_at) / steps
+        share = (step - self.logged_at) / self.config.train.log_every
+        taken = step - self.skipped  # those of the schedule
         row = {
             "step": step,
             "split": "train",
-            "loss": report["loss"] / report["count"],
-            "grad_norm": report["norm"] / steps,
-            "grad_norm_max": report["norm_max"],
-            "clipped": report["clipped"] / steps,
-            "update_ratio": report["ratio"] / steps,
-            "learning_rate": float(self.optimiser.learning_rate(step - 1)),
+            "loss": _mean(report["loss"], report["count"]),
+            "grad_norm": _mean(report["norm"], steps),
+            "grad_norm_max": report["norm_max"] if steps else math.nan,
+            "clipped": _mean(report["clipped"], steps),
+            "update_ratio": _mean(report["ratio"], steps),
+            "learning_rate": float(self.optimiser.learning_rate(max(taken - 1, 0))),
+            **({"skipped": self.skipped} if self.config.train.skip_faults else {}),
             **({self.rate: report["count"] * share / spent} if share else {}),
             "seconds": self.elapsed(),
         }
@@ -280,6 +294,7 @@ class Record:
 
     def save(self, step: int, state: stepping.TrainState) -> None:
         """A checkpoint. state: as arrays of this process alone."""
+        self.saved_at = step
         sizes: dict[str, Any] = {}
         for name, log in self.logs.items() if self.primary else ():
             log.sync()
@@ -305,22 +320,63 @@ class Record:
     def _described(self) -> list[Path]:
         return sorted(path for path in self.workdir.glob("[!.]*.json") if path.name != SUMMARY)
 
+    def skipping(self, skips: dict[str, Any]) -> None:
+        """Tell of the steps that have been skipped since it was last told of some.
+
+        skips: `TrainState.skips`, of a report."""
+        before, self.skipped = self.skipped, int(skips["count"])
+        for n in range(max(before, self.skipped - stepping.TOLD), self.skipped):
+            step, where = (int(skips[name][n % stepping.TOLD]) for name in ("steps", "where"))
+            self.display.warn(
+                f"step {step} is skipped, {n + 1} of {self.config.train.skip_faults}: "
+                f"{self.quantities[where]} is not finite{self._of_the_data(step)}"
+            )
+
+    def _of_the_data(self, step: int) -> str:
+        """What is not finite in the batch of a step, as the end of a sentence; "" if all is."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.task.batch(step - 1)):
+            leaf = np.asarray(leaf)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                return f", and neither is {name} in its batch: look at the data"
+        return ""
+
     def diverged(self, state: stepping.TrainState) -> DivergedError:
         """The end of a run that has come to a fault: its last good state is saved, and summary.json
         written; returns what is to be said."""
         self.ended = True
         fault = {name: float(value) for name, value in state.fault.items()}
         step, good = int(fault["step"]), int(state.step)
-        if good:
+        # A state that no step could have made was damaged from outside: in memory, say.
+        damaged = stepping.unsound(state)
+        # What is there already has its validation loss beside it, which makes it the best or not.
+        if good and not damaged and good != self.saved_at:
             self.save(good, state.replace(fault=jax.tree.map(jnp.zeros_like, state.fault)))
         if self.primary:
             summary = self._summary(good) | {"diverged_at": step}
             runfolder.write_json(self.workdir / SUMMARY, summary)
-        kept = f"the last good state, step {good}, is kept" if good else "nothing was worth keeping"
+        kept = f"the last good state, step {self.saved_at}, is kept"
+        if self.saved_at < 1:
+            kept = "nothing was worth keeping"
+        told = f"{self.quantities[int(fault['where'])]} is not finite{self._of_the_data(step)}"
+        skipped, most = int(state.skips["count"]), self.config.train.skip_faults
+        if skipped:
+            steps = [int(state.skips["steps"][n % stepping.TOLD]) for n in range(skipped)]
+            last = ", ".join(map(str, steps[-stepping.TOLD :]))
+            told += f"; {skipped} of {most} steps had been skipped before: {last}"
+        advice = (
+            "lower optim.learning_rate or optim.clip_norm, or give --config.train.skip_faults="
+            f"{skipped + 1} with --config=FILE to leave such a step out"
+        )
+        if damaged:
+            advice = (
+                f"before that step {damaged} was not finite already, which no step of a run brings "
+                "about: the same command goes on from what is kept"
+            )
         return DivergedError(
-            f"diverged at step {step}: the loss is {fault['loss']:.4g}, the norm of the gradient "
-            f"{fault['norm']:.4g}, the clipping threshold {self.config.optim.clip_norm:g}; {kept}: "
-            "lower optim.learning_rate or optim.clip_norm"
+            f"diverged at step {step}: {told} (the loss is {fault['loss']:.4g}, the norm of the "
+            f"gradient {fault['norm']:.4g}, the clipping threshold {self.config.optim.clip_norm:g}); "
+            f"{kept}: {advice}"
         )
 
     def _summary(self, step: int) -> dict[str, Any]:
@@ -334,6 +390,7 @@ class Record:
             "steps": step,
             "seconds": self.elapsed(),
             self.rate: rates[len(rates) // 2] if rates else None,
+            **({"skipped": self.skipped} if self.config.train.skip_faults else {}),
         }
 
     def finish(self, step: int, params: Params) -> dict[str, Any]:

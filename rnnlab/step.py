@@ -19,6 +19,9 @@ from rnnlab.seen import meant, seen_in, slots_of
 from rnnlab.types import Array, Params, Probe, Task, UsageError
 
 REDUCTIONS = ("mean", "sum_over_time")
+TOLD = 16  # of the steps that were skipped a state knows the last so many
+# Leaves that checkpoints of older runs lack: 0 in them is what those runs did.
+LATER = (".fault['where']", ".skips['count']", ".skips['steps']", ".skips['where']")
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -31,7 +34,12 @@ class TrainState(flax.struct.PyTreeNode):
     carry: Any  # the recurrent state handed from window to window
     key: Array  # the seed's key; never advanced, every step folds its number in
     tally: dict[str, Array]  # sums since the last logged step
-    fault: dict[str, Array]  # the first step whose loss or gradient was not finite; step 0 is none
+    # The first step that was not finite and not skipped: its number (0 is none), its loss, the norm of
+    # its gradient, and `where`, a place in `quantities`
+    fault: dict[str, Array]
+    # Of the steps that were skipped: their count, and of the last TOLD of them number and place, that
+    # of the n-th at n % TOLD
+    skips: dict[str, Array]
 
 
 def _no_tally() -> dict[str, Array]:
@@ -56,6 +64,12 @@ def start(task: Task, optimiser: optim.Optimiser, *, seed: int, average: bool) -
             "step": jnp.zeros((), jnp.int32),
             "loss": jnp.zeros((), jnp.float32),
             "norm": jnp.zeros((), jnp.float32),
+            "where": jnp.zeros((), jnp.int32),
+        },
+        skips={
+            "count": jnp.zeros((), jnp.int32),
+            "steps": jnp.zeros(TOLD, jnp.int32),
+            "where": jnp.zeros(TOLD, jnp.int32),
         },
     )
 
@@ -65,10 +79,54 @@ def served(state: TrainState) -> Params:
     return state.params if state.average is None else state.average
 
 
-def _finite(tree: Any) -> Array:
-    """bool: whether no number in the tree is inf or NaN."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+def _inexact(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def _finite(tree: Any) -> list[Array]:
+    """bool for each leaf that may hold inf or NaN: whether it holds neither."""
+    return [jnp.isfinite(leaf).all() for leaf in _inexact(tree)]
+
+
+def _named(what: str, tree: Any) -> list[str]:
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return [
+        f"{what} {jax.tree_util.keystr(path, simple=True, separator='/')}"
+        for path, leaf in found
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+
+
+def quantities(state: TrainState) -> list[str]:
+    """What a step checks, in words and in its order: cause before effect. A fault's `where` is a place
+    in it. state: of the run, as arrays or as shapes."""
+    return [
+        "the loss",
+        *_named("the gradient of", state.params),
+        "the norm of the gradient",
+        *_named("the updated parameter", state.params),
+        *_named("the average of", state.average),
+        *_named("the optimiser's", state.optimiser),
+        *_named("the carried state", state.carry),
+    ]
+
+
+def _kept(state: TrainState) -> tuple[Any, ...]:
+    """What a step hands to the next, and must be finite."""
+    return state.params, state.average, state.optimiser, state.carry
+
+
+def unsound(state: TrainState) -> str:
+    """The first number of a state, as arrays, that no step could have made; "" if all are finite."""
+    for what, tree in zip(
+        ("the parameter", "the average of", "the optimiser's", "the carried state"),
+        _kept(state),
+        strict=True,
+    ):
+        for name, leaf in zip(_named(what, tree), _inexact(tree), strict=True):
+            if not np.isfinite(np.asarray(leaf)).all():
+                return name
+    return ""
 
 
 def steps_per_dispatch(work: float) -> int:
@@ -80,8 +138,14 @@ def steps_per_dispatch(work: float) -> int:
     return max(1, min(16, int(40e6 // work)))
 
 
-def _report(state: TrainState) -> dict[str, Array]:
-    return {**state.tally, "step": state.step, "fault": state.fault["step"]}
+def _report(state: TrainState, skip: int) -> dict[str, Any]:
+    report = {**state.tally, "step": state.step, "fault": state.fault["step"]}
+    return report | {"skips": state.skips} if skip else report
+
+
+def _chosen(first: Array, one: Any, other: Any) -> Any:
+    """`one` where `first` holds, else `other`; what is the same in both as it is."""
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(first, a, b), one, other)
 
 
 class Programs(NamedTuple):
@@ -104,6 +168,7 @@ def programs(
     probe: Probe | None = None,
     omega: float = 0.0,
     watch: str = "",
+    skip: int = 0,
 ) -> Programs:
     """The train step of a loss (`Task.loss`), for `make` and for a population of runs.
 
@@ -117,10 +182,12 @@ def programs(
         probe.
     report: scalars summed since the last multiple of `log_every`, to be divided once; a buffer of
         its own, so that reading it never waits for the next step.
+    skip: how many steps that are not finite a run may leave out. The report has its "skips" if > 0.
 
     A step whose loss, gradient or result is not finite changes nothing but `fault`, and so do all
     after it. (The result: at |g| = 1e20 Adam's second moment overflows in float32, and would hold
-    its parameter still for good.)
+    its parameter still for good.) One that may be skipped counts as a step, and is in `skips`; what
+    it hands on is what it was given, and if that is not finite itself, it is never skipped.
 
     Raises UsageError for another reduction, a decay outside [0, 1), a negative omega, or a probe
     that is not there.
@@ -173,13 +240,17 @@ def programs(
 
         updates, inner = optimiser.update(grads, state.optimiser, state.params)
         params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)
-        fine = jnp.isfinite(total) & jnp.isfinite(norm) & _finite((params, inner, carry))
-        fine &= state.fault["step"] == 0
         size = optim.global_norm(params)
         ratio = optim.global_norm(updates) / jnp.where(size > 0, size, 1.0)
         average = state.average
         if average is not None:
             average = optim.averaged(average, params, state.step + 1, average_decay)
+        # In the order of `quantities`.
+        finite = [jnp.isfinite(total), *_finite(grads), jnp.isfinite(norm)]
+        finite = jnp.stack([*finite, *_finite((params, average, inner, carry))])
+        where = jnp.argmin(finite).astype(jnp.int32)
+        unseen = state.fault["step"] == 0
+        fine = finite.all() & unseen
         clip = optimiser.watch(inner)
         new = {
             "loss": total,
@@ -204,12 +275,23 @@ def programs(
             "step": state.step + 1,
             "loss": (total / count).astype(jnp.float32),
             "norm": norm.astype(jnp.float32),
+            "where": where,
         }
-        unseen = state.fault["step"] == 0
         fault = jax.tree.map(lambda a, b: jnp.where(unseen, a, b), fault, state.fault)
         stay = state.replace(fault=fault)
-        state = jax.tree.map(lambda a, b: a if a is b else jnp.where(fine, a, b), after, stay)
-        report: dict[str, Any] = _report(state)
+        if skip:
+            sound = jnp.stack(_finite(_kept(state))).all()
+            passed = unseen & sound & (state.skips["count"] < skip)
+            at = state.skips["count"] % TOLD
+            skips = {
+                "count": state.skips["count"] + 1,
+                "steps": state.skips["steps"].at[at].set(state.step + 1),
+                "where": state.skips["where"].at[at].set(where),
+            }
+            on = state.replace(step=state.step + 1, tally=old, skips=skips)
+            stay = _chosen(passed, on, stay)
+        state = _chosen(fine, after, stay)
+        report: dict[str, Any] = _report(state, skip)
         return state, report if seen is None else report | {"seen": meant(seen)}
 
     # The same in two programs: of a share of the batch neither mean nor count is known.
@@ -236,13 +318,14 @@ def make(
     log_every: int,
     omega: float = 0.0,
     watch: str = "",
+    skip: int = 0,
     split: parallel.Split = parallel.SINGLE,
     group: int = 1,
     signal: Callable[[], int | None] = lambda: None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
     """The jitted train step: (state, batch) -> (state, report). The state is donated.
 
-    average_decay, reduction, log_every, omega, watch: see `programs`.
+    average_decay, reduction, log_every, omega, watch, skip: see `programs`.
     split: over which devices; the state must be there (`parallel.place`). The mean is over the
         tokens of the whole batch, and the clip after it.
     group: if > 1, the second argument is a list of 1 to `group` batches, and so many steps are
@@ -272,6 +355,7 @@ def make(
         probe=task.probe,
         omega=omega,
         watch=watch,
+        skip=skip,
     )
 
     def several(state: TrainState, batches: Any, count: Array) -> Any:
@@ -280,7 +364,7 @@ def make(
 
         # A traced count: the same program, whatever a log row or a signal does to the groups.
         state = jax.lax.fori_loop(0, count, one, state)
-        return state, _report(state)
+        return state, _report(state, skip)
 
     if split.mesh is None and not alone:
         return parallel.apart(split, pure.share, pure.update)

@@ -36,6 +36,7 @@ FREE_ON_RESUME = (
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.skip_faults",
     "diagnose.every",
     "diagnose.saturation",
     "parallel.devices",  # other bits, and a warning, but the same mathematics
@@ -46,7 +47,7 @@ RUN_FILES = ("checkpoints", "metrics.jsonl", "samples.txt", "summary.json", "run
 # Keys that older runs lack, and what those did.
 LATER = {
     "parallel": {"devices": 1},
-    "train": {"steps_per_dispatch": 1},
+    "train": {"steps_per_dispatch": 1, "skip_faults": 0},
     "model": {"path": "plain", "keep": "preactivations", "precision": "float32"},
     "optim": {"omega": 0.0},
     "diagnose": {"every": 0, "saturation": True},
@@ -125,7 +126,14 @@ def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
     elif which == "best" and not checkpoint.metrics(root):
         warn(f"no checkpoint in {root} has been validated yet: the latest is taken")
         step = None
-    found = checkpoint.restore(root, template, step=step, fingerprint=task.fingerprint, warn=warn)
+    found = checkpoint.restore(
+        root,
+        template,
+        step=step,
+        fingerprint=task.fingerprint,
+        warn=warn,
+        later=stepping.LATER,
+    )
     if found is None:
         raise CheckpointError(f"{root} holds no checkpoint: the run was stopped before its first")
     state, meta = found
@@ -237,6 +245,7 @@ class Single:
             reduction=config.optim.reduction,
             log_every=config.train.log_every,
             omega=config.optim.omega,
+            skip=config.train.skip_faults,
             split=self.split,
             signal=signal,
         )
@@ -265,7 +274,9 @@ class Single:
 
     def reports(self, report: Any) -> list[dict[str, float]]:
         """A report of `advance`, record by record; it waits for its step."""
-        return [{name: float(value) for name, value in report.items() if name != "seen"}]
+        return [
+            {name: float(value) for name, value in report.items() if name not in ("seen", "skips")}
+        ]
 
     def seen(self, report: Any) -> list[Any]:
         """What a step that looked at its gradients saw, record by record; see `rnnlab.seen`."""
@@ -304,8 +315,8 @@ def loop(crew: Any, config: Any, *, display: Display, again: str, until: int = 0
     again: the command that goes on after an interruption. until: a step to stop at sooner, with
         all that is done at the last one; 0 for none.
 
-    A record whose loss or gradient is not finite is closed; the others go on. Raises DivergedError
-    when none is left, and `Interrupted` after SIGINT or SIGTERM, the states saved.
+    A record that comes to a step that is not finite, and may not skip it, is closed; the others go
+    on. Raises DivergedError when none is left, and `Interrupted` after SIGINT or SIGTERM, the states saved.
     """
     records: list[Record] = crew.records
     alive = list(crew.alive)
@@ -313,6 +324,12 @@ def loop(crew: Any, config: Any, *, display: Display, again: str, until: int = 0
     every = (config.log_every, config.eval_every, config.sample_every, config.checkpoint_every)
 
     def check(report: Any) -> None:
+        if config.skip_faults:
+            counts = np.atleast_1d(np.asarray(report["skips"]["count"]))
+            for i in [i for i in alive if counts[i] != records[i].skipped]:
+                skips = jax.tree.map(np.asarray, report["skips"])
+                one = skips if not skips["count"].ndim else {k: v[i] for k, v in skips.items()}
+                records[i].skipping(one)
         faults = np.atleast_1d(np.asarray(report["fault"]))
         for i in [i for i in alive if faults[i]]:
             error = records[i].diverged(crew.state(i))

@@ -403,6 +403,28 @@ def test_another_machine_is_a_warning(tmp_path, monkeypatch):
     assert 'NPROC: checkpoint has "7", this run has null' in warnings[0]
 
 
+def test_leaves_that_came_later_are_zero(tmp_path):
+    old = small(3)
+    save(tmp_path, 1, old)
+    template = old | {"count": jnp.ones((), jnp.int32), "more": np.ones(2, np.float32)}
+    later = ("['count']", "['more']", "['not of this template']")
+    warnings = []
+    state, _ = checkpoint.restore(
+        tmp_path, template, fingerprint=FINGERPRINT, warn=warnings.append, later=later
+    )
+    wanted = old | {"count": jnp.zeros((), jnp.int32), "more": np.zeros(2, np.float32)}
+    assert_identical(state, wanted)
+    assert warnings == []
+    with pytest.raises(UsageError, match="checkpoint has nothing"):
+        restore(tmp_path, template)
+    # What is there is read, and must be of the template's shape.
+    save(tmp_path, 2, wanted | {"count": jnp.full((), 7, jnp.int32)})
+    options = {"fingerprint": FINGERPRINT, "warn": warnings.append, "later": later}
+    assert int(checkpoint.restore(tmp_path, template, **options)[0]["count"]) == 7
+    with pytest.raises(UsageError, match="count"):
+        checkpoint.restore(tmp_path, template | {"count": np.zeros(2)}, **options)
+
+
 # ---- retention
 
 
@@ -503,7 +525,7 @@ def quick(monkeypatch):
         folder.mkdir()
         np.savez(folder / "arrays.npz", **arrays)
 
-    def read(folder, template):
+    def read(folder, template, lacking):
         with np.load(folder / "arrays.npz") as arrays:
             return dict(arrays)
 

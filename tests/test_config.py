@@ -34,6 +34,7 @@ def get_config():
         config.train[name] = 1
     for name in ("eval_every", "checkpoint_every", "sample_every"):
         config.train[name] = 0
+    config.train.skip_faults = 0
     config.train.steps_per_dispatch = 0
     config.parallel = ConfigDict({"devices": 0})
     config.diagnose = ConfigDict({"every": 0, "saturation": True})

@@ -77,7 +77,7 @@ def optimiser(rate=0.01, **changes):
 
 
 @functools.cache
-def machinery(*, reduction="mean", ema=0.9, log_every=3, dtype=np.float32, **changes):
+def machinery(*, reduction="mean", ema=0.9, log_every=3, dtype=np.float32, skip=0, **changes):
     """(seed -> state, the train step): compiled once for all tests that use it."""
     made = optimiser(**changes)
 
@@ -85,7 +85,12 @@ def machinery(*, reduction="mean", ema=0.9, log_every=3, dtype=np.float32, **cha
         return step.start(task(dtype), made, seed=seed, average=ema > 0)
 
     return start, step.make(
-        task(dtype), made, average_decay=ema, reduction=reduction, log_every=log_every
+        task(dtype),
+        made,
+        average_decay=ema,
+        reduction=reduction,
+        log_every=log_every,
+        skip=skip,
     )
 
 
@@ -327,6 +332,94 @@ def test_after_a_fault_nothing_changes(what):
     fault = run_into(FAULTS[what], *machinery())
     assert np.isfinite(fault["loss"]) == (what in ("the gradient is NaN", "the carry is inf"))
     assert np.isfinite(fault["norm"]) == (what in ("the loss overflows", "the carry is inf"))
+
+
+NAMES = {
+    "the loss is NaN": "the loss",
+    "the loss overflows": "the loss",
+    "the gradient is NaN": "the gradient of kernel",
+    "the carry is inf": "the carried state h",
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_fault_is_named(what):
+    start, train_step = machinery()
+    fault = run_into(FAULTS[what], start, train_step)
+    assert step.quantities(start())[fault["where"]] == NAMES[what]
+
+
+def test_quantities_are_all_that_is_checked():
+    assert step.quantities(machinery()[0]()) == [
+        "the loss",
+        "the gradient of bias",
+        "the gradient of kernel",
+        "the norm of the gradient",
+        "the updated parameter bias",
+        "the updated parameter kernel",
+        "the average of bias",
+        "the average of kernel",
+        "the optimiser's 0/norm",
+        *(f"the optimiser's 1/0/{m}/{p}" for m in ("mu", "nu") for p in ("bias", "kernel")),
+        "the carried state h",
+    ]
+
+
+def poisoned(state, part):
+    leaves, tree = jax.tree.flatten(getattr(state, part))
+    at = next(i for i, leaf in enumerate(leaves) if leaf.ndim == 2)
+    leaves[at] = leaves[at].at[0, 0].set(np.nan)
+    return state.replace(**{part: jax.tree.unflatten(tree, leaves)})
+
+
+@pytest.mark.parametrize("part", ["params", "average", "optimiser", "carry"])
+@pytest.mark.parametrize("skip", [0, 5])
+def test_a_damaged_state_is_a_fault_and_never_skipped(part, skip):
+    start, train_step = machinery(skip=skip)
+    state, _ = train_step(start(), batch(0))
+    assert step.unsound(state) == ""
+    state, report = train_step(poisoned(state, part), batch(1))
+    assert int(report["fault"]) == 2
+    words = {"params": "the parameter", "average": "the average of", "carry": "the carried state"}
+    assert step.unsound(state).startswith(words.get(part, "the optimiser's"))
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_step_that_is_skipped_is_left_out(what):
+    start, train_step = machinery(skip=2)
+    ends = []
+    for faults in (True, False):
+        state, reports = start(), []
+        for number in range(7):  # an interval begins with step 4, of number 3
+            if number not in (3, 5):
+                state, report = train_step(state, batch(number, noise=0.1))
+            elif faults:
+                state, report = train_step(state, batch(number, **FAULTS[what]))
+            else:
+                tally = jax.tree.map(jnp.zeros_like, state.tally) if number == 3 else state.tally
+                state = state.replace(step=state.step + 1, tally=tally)
+            reports.append(snapshot(report))
+        ends.append((snapshot(state), reports))
+    (one, reports), (other, _) = ends
+    assert same_bits(one.replace(skips=other.skips), other)
+    assert [int(report["skips"]["count"]) for report in reports] == [0, 0, 0, 1, 1, 2, 2]
+    assert list(one.skips["steps"][:3]) == [4, 6, 0]
+    names = step.quantities(one)
+    assert [names[i] for i in one.skips["where"][:2]] == [NAMES[what]] * 2
+    state, report = train_step(state.replace(skips=one.skips), batch(9, **FAULTS[what]))
+    assert int(report["fault"]) == 8  # beyond the budget
+    _, report = train_step(state, batch(10))
+    assert int(report["fault"]) == 8
+
+
+def test_of_many_skipped_steps_the_last_are_known():
+    start, train_step = machinery(skip=step.TOLD + 4)
+    state = start()
+    for number in range(step.TOLD + 3):
+        state, report = train_step(state, batch(number, factor=np.nan))
+    assert int(report["fault"]) == 0
+    assert int(report["steps"]) == 0
+    assert sorted(report["skips"]["steps"]) == list(range(4, step.TOLD + 4))
 
 
 def test_an_optimiser_that_overflows_is_a_fault():

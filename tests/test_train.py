@@ -415,12 +415,102 @@ def test_split_over_two_devices(straight, text, tmp_path, monkeypatch, capsys):
     train.open_run(two, "best", pytest.fail)  # to evaluate, on one device, is no reason to warn
 
 
+def struck(patch, value: float, *bad: int) -> None:
+    """From now on the loss of the steps `bad` is `value`."""
+    make = train.tasks.make
+
+    def changed(config, kept=None):
+        task = make(config, kept)
+
+        def batch(n):
+            return {**task.batch(n), "bad": np.float32(value if n + 1 in bad else 0.0)}
+
+        def loss(params, carry, batch, key, **options):
+            carry, sums = task.loss(params, carry, batch, key, **options)
+            return carry, {"loss": (sums["loss"][0] + batch["bad"], sums["loss"][1])}
+
+        return task._replace(batch=batch, loss=loss)
+
+    patch.setattr(train.tasks, "make", changed)
+
+
+def test_a_run_that_stopped_goes_on_without_the_step(text, tmp_path, monkeypatch, capsys):
+    """It was resumed at its best checkpoint, which must stay that, and stops at the next step."""
+    struck(monkeypatch, np.nan, 11, 20, 23)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 10)
+        with pytest.raises(train.Interrupted):
+            train.train(made(text), tmp_path, [])
+    with pytest.raises(DivergedError) as error:
+        train.train(None, tmp_path, [])
+    told = str(error.value)
+    assert told.startswith("diverged at step 11: the loss is not finite, and neither is bad in its")
+    assert "step 10, is kept" in told
+    assert "train.skip_faults=1 with --config=FILE" in told
+    assert json.loads((tmp_path / "summary.json").read_text())["diverged_at"] == 11
+    assert train.open_run(tmp_path, "best", pytest.fail).meta["metric"] > 0
+    with pytest.raises(
+        DivergedError, match=r"at step 23: .*2 of 2 steps .* skipped before: 11, 20"
+    ):
+        train.train(made(text, "train.skip_faults=2"), tmp_path, [])
+    train.train(made(text, "train.skip_faults=3"), tmp_path, [])
+    counts = {row["step"]: row.get("skipped") for row in rows(tmp_path) if row["split"] == "train"}
+    assert counts == {4: None, 8: None, 12: 1, 16: 1, 20: 2, 24: 3, 28: 3}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["skipped"], summary["steps"], "diverged_at" in summary) == (3, STEPS, False)
+    warned = [line for line in capsys.readouterr().err.split("\n") if "is skipped" in line]
+    assert [line.split("step ")[1].split(":")[0] for line in warned] == [
+        *("11 is skipped, 1 of 2", "20 is skipped, 2 of 2", "23 is skipped, 3 of 3")
+    ]
+
+
+def test_a_damaged_state_is_not_saved(text, tmp_path, monkeypatch):
+    make = train.stepping.make
+
+    def damaging(*args, **kwargs):
+        inner = make(*args, **kwargs)
+
+        def step(state, batch):
+            if int(state.step) == 8:
+                state = state.replace(params=jax.tree.map(lambda p: p * np.nan, state.params))
+            return inner(state, batch)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.stepping, "make", damaging)
+        with pytest.raises(DivergedError) as error:
+            train.train(made(text), tmp_path, [])
+    told = str(error.value)
+    assert "at step 9: the loss is not finite (" in told
+    assert (
+        "the last good state, step 7, is kept: before that step the parameter layers/0/bias" in told
+    )
+    run = train.open_run(tmp_path, "latest", pytest.fail)
+    assert run.meta["step"] == 7
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+
+
+def without_later_leaves(workdir: Path) -> None:
+    """Its checkpoints as an older rnnlab would have written them."""
+    settings = config.from_json(runfolder.read_json(workdir / "config.json"))
+    task, optimiser = train.build(settings)
+    state, root = train.initial(settings, task, optimiser), workdir / "checkpoints"
+    for step in checkpoint.steps(root):
+        options = {"fingerprint": task.fingerprint}
+        found, meta = checkpoint.restore(root, state, step=step, warn=print, **options)
+        fault = {name: found.fault[name] for name in ("step", "loss", "norm")}
+        options |= {"metric": meta["metric"], "extra": meta["extra"], "keep": 9}
+        checkpoint.save(root, step, found.replace(fault=fault, skips={}), **options)
+
+
 def test_a_run_of_before_there_were_devices_goes_on(straight, text, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(straight, workdir)
     config_file = workdir / "config.json"
     old = json.loads(config_file.read_text())
-    del old["parallel"], old["train"]["steps_per_dispatch"]
+    without_later_leaves(workdir)
+    del old["parallel"], old["train"]["steps_per_dispatch"], old["train"]["skip_faults"]
     for key in ("path", "keep", "precision"):
         del old["model"][key]
     old["model"]["compute_dtype"] = None

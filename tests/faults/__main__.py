@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
+
 from rnnlab import machine
 from tests.faults.lab import Lab, Tally
 
@@ -37,6 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--share", type=float, default=1.0, help="of the campaign (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
     flags = parser.parse_args(arguments)
+    jax.config.update("jax_num_cpu_devices", 2)  # before JAX starts, as the tests do
     chosen = flags.only.split(",") if flags.only else kinds()
     if unknown := sorted(set(chosen) - set(kinds())):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(kinds())}")
