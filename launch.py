@@ -377,7 +377,8 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
         settings = chosen or train.mended_config(workdir, warn)
         if settings is not None:
             config.validate(settings)
-            host.make_devices(parallel.host_devices(**train.wished(settings)))
+            wished = parallel.host_devices(**train.wished(settings))
+            host.make_devices(min(wished, machine.cores()))
     train.train(chosen, workdir, changes, began)
 
 
@@ -585,6 +586,13 @@ def run(arguments: list[str]) -> int:
     except RnnlabError as error:
         print(f"rnnlab: {error}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        from rnnlab import memory
+
+        if not memory.exhausted(error):
+            raise
+        print(f"rnnlab: {memory.line(error)}", file=sys.stderr)
+        return memory.OutOfMemoryError.exit_code
     except BrokenPipeError:  # the reader of our output has gone, `| head` say
         sys.stderr.close()
         return 0

@@ -190,6 +190,12 @@ def validate(config: Config) -> None:
         if value < low:
             never = " (0: only at the end)" if key.endswith("_every") and not low else ""
             raise UsageError(f"config key '{key}' must be at least {low}{never}, got {value}")
+    # Beyond these no array has an index, or no program is compiled in an hour.
+    most = {"model.hidden": 2**27, "model.embedding_size": 2**27, "model.layers": 1000}
+    most |= {f"train.{k}": 2**31 - 1 for k in ("steps", "batch_size", "window", "skip_faults")}
+    for key, high in most.items():
+        if isinstance(values.get(key), int) and values[key] > high:
+            raise UsageError(f"config key '{key}' must be at most {high}, got {values[key]}")
     if values["seed"] >= 2**32:
         raise UsageError(f"config key 'seed' must be below 2^32, got {values['seed']}")
 

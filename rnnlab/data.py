@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rnnlab import machine
 from rnnlab.types import UsageError
 
 Batch = dict[str, Any]  # of arrays
@@ -181,11 +182,18 @@ def random_windows(tokens: np.ndarray, *, count: int, window: int, seed: int) ->
     """{"inputs": int32 [T, count], "targets": int32 [T, count]}: a fixed set of random windows.
 
     The estimate that nanoGPT reports: each window is read from a zero state, so the mean lies above
-    that of the text read as one stream. Raises UsageError if the text is too short.
+    that of the text read as one stream. Raises UsageError if the text is too short, or if they
+    do not fit the memory.
     """
     _positive(count=count, window=window)
     tokens = np.asarray(tokens)
     _fits(tokens, window, "the held-out text", "eval.random_window")
+    least, there = 8 * count * window, machine.available_memory()
+    if least > there:
+        raise UsageError(
+            f"{count} random windows of {window} take {least / 2**30:,.1f} GiB of memory, and "
+            f"{there / 2**30:,.1f} GiB are there: lower eval.random_windows or eval.random_window"
+        )
     return _cut(tokens, _random(seed, _HELD_OUT, 0, count, len(tokens) - window), window)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from rnnlab import checkpoint, machine, population, runfolder, slurm, train
+from rnnlab import checkpoint, machine, memory, population, runfolder, slurm, train
 from rnnlab import config as configuration
 from rnnlab.display import Display, clock
 from rnnlab.record import Record
@@ -86,7 +86,8 @@ def run(
         with runfolder.signals() as caught:
             for rung in rungs(sweep):
                 for group in checked:
-                    _vmapped(sweep, _going_on(sweep, group), rung, say, caught)
+                    with memory.told(group.members[0].config):
+                        _vmapped(sweep, _going_on(sweep, group), rung, say, caught)
                     # In a last step, or after it, a signal has stopped nothing yet.
                     open_ = [m for m in sweep.members if summary(sweep, m) is None]
                     if caught.received is not None and open_:
@@ -167,6 +168,8 @@ def _vmapped(
     if all(_there(sweep, member, until) for member in members):
         return
     devices = jax.local_devices()[: members[0].config.parallel.devices or None]
+    first = members[0].config
+    memory.check(first, group.tasks[0], train.optimiser_of(first, {}), devices[:1])
     there = population.budget(devices)
 
     def compiled(start: int) -> tuple[population.Population, int]:

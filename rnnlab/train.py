@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rnnlab import checkpoint, optim, parallel, runfolder, seen, tasks
+from rnnlab import checkpoint, memory, optim, parallel, runfolder, seen, tasks
 from rnnlab import config as configuration
 from rnnlab import step as stepping
 from rnnlab.display import Display, warn
@@ -61,7 +61,11 @@ def build(config: Config, kept: Path | None = None) -> tuple[Task, optim.Optimis
     """
     configuration.validate(config)
     try:
+        if kept is None:  # what is only read from may have been trained on a larger machine
+            memory.check_rows(config)
         return _build(config, kept)
+    except MemoryError as error:
+        raise UsageError(memory.line(error, config)) from error
     except (AttributeError, KeyError, TypeError) as error:
         # A key too many or too few: parts take their share of the config as named arguments.
         raise UsageError(
@@ -418,8 +422,9 @@ def train(
     task, optimiser = build(settings)
     steps = settings.train.steps
     display = Display(steps, task.unit, quiet=not primary, measure=task.measure)
-    with runfolder.signals() as caught:
+    with runfolder.signals() as caught, memory.told(settings):
         crew = Single(settings, task, optimiser, lambda: caught.received)
+        memory.check(settings, task, optimiser, crew.split.devices)
         with (
             _held(workdir, primary),
             display,

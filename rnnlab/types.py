@@ -180,6 +180,12 @@ class InUseError(RnnlabError):
     exit_code = 6
 
 
+class OutOfMemoryError(RnnlabError):
+    """Memory ran out while computing."""
+
+    exit_code = 7
+
+
 class Interrupted(RnnlabError):
     """SIGINT or SIGTERM arrived; the state was saved. The exit code is 128 + the signal's number."""
 

@@ -39,7 +39,7 @@ LAYERS = (
     ("model", "sample", "interop", "initialisation", "reading"),
     ("omega", "seen", "diagnostics", "sequences", "examples", "decoder"),
     ("tasks", "step", "dynamics_figures"),
-    ("record",),
+    ("record", "memory"),
     ("diagnosis_figures", "train"),
     ("sections",),
     ("layer_sections",),

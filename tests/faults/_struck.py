@@ -168,6 +168,7 @@ class Crew(train.Single):
 
     def advance(self, done, most):
         ahead = [n - 1 for n, hit in self.strikes.items() if hit.what in HELD and n > done + 1]
+        ahead += [self.stop] if self.stop > done else []  # a group would go past it
         hit = self.strikes.get(done + 1)
         if hit is not None and hit.what in HELD:
             self.current = damaged(self.current, hit)
