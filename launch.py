@@ -84,7 +84,9 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"rnnlab: {message} (see python {self.prog} --help)\n")
+        from rnnlab.types import one_line
+
+        self.exit(2, f"rnnlab: {one_line(message)} (see python {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -386,7 +388,7 @@ def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
     host.make_devices(machine.cores())  # members are spread over them, each on one
     host.allow_files()
     from rnnlab import executors, report, slurm, sweep
-    from rnnlab.types import UsageError
+    from rnnlab.types import UsageError, one_line
 
     if not flags.config and not flags.workdir:
         raise UsageError("sweep needs --config=FILE, or --workdir=DIR with a sweep to go on with")
@@ -411,7 +413,7 @@ def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
     except UsageError as error:
         if not failed:
             raise
-        print(f"rnnlab: no report: {error}", file=sys.stderr)
+        print(f"rnnlab: no report: {one_line(error)}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -562,7 +564,7 @@ def run(arguments: list[str]) -> int:
     host.retain_memory()  # before JAX starts
     host.one_blas_thread()
     from rnnlab import cache
-    from rnnlab.types import RnnlabError
+    from rnnlab.types import RnnlabError, one_line
 
     host.keep_compiled(cache.folder() / "compiled")
     try:
@@ -584,7 +586,7 @@ def run(arguments: list[str]) -> int:
             }
             verbs[flags.verb](flags)
     except RnnlabError as error:
-        print(f"rnnlab: {error}", file=sys.stderr)
+        print(f"rnnlab: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
         from rnnlab import memory
@@ -597,7 +599,7 @@ def run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        print(f"rnnlab: {error}", file=sys.stderr)
+        print(f"rnnlab: {one_line(error)}", file=sys.stderr)
         return 5
     return 0
 

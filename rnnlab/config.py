@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,18 @@ def spelt(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
+LONGEST = 10_000  # characters of a tuple: Python's parser may overflow its stack on endless ones
+
+
+def _tuple(value: Any) -> Any:
+    """With its lists as tuples; TypeError for what config.json could not keep, bytes say."""
+    if isinstance(value, tuple | list):
+        return tuple(_tuple(entry) for entry in value)
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise TypeError
+    return value
+
+
 def parse(key: str, text: str, kind: type) -> Any:
     """`text` as a `kind`: bool, int, float, str or tuple.
 
@@ -162,22 +175,69 @@ def parse(key: str, text: str, kind: type) -> Any:
                 return int(text)
             if float(text).is_integer():
                 return int(float(text))
-        elif kind is tuple:
-            value = ast.literal_eval(text)
+        elif kind is tuple and len(text) <= LONGEST:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd syntax; what is no tuple is refused below
+                value = ast.literal_eval(text)
             if isinstance(value, tuple | list):  # and not the letters of a string
-                return tuple(value)
-    except (ValueError, KeyError, OverflowError, SyntaxError, TypeError):
+                return _tuple(value)
+    except (ArithmeticError, LookupError, SyntaxError, TypeError, ValueError):
+        pass
+    except (RecursionError, MemoryError):  # brackets without end
         pass
     article = "an" if kind is int else "a"
     raise UsageError(f"config key '{key}' takes {article} {kind.__name__}, got '{text}'")
 
 
+# Numbers that int32 and float32, in which a step counts and reckons, do not hold. What is smaller is 0.
+INT32, FLOAT32, SMALLEST = 2**31 - 1, 3.4028234663852886e38, 1.1754943508222875e-38
+UNBOUNDED = ("seed",)  # checked by itself
+ENDLESS = ("optim.clip_norm",)  # inf means off
+# A kernel with so many rows and columns is 4 TiB. The last part of a key says what is a size.
+WIDEST = 2**20
+SIZES = (
+    *("hidden", "size", "side", "embedding", "embedding_size", "features", "channels", "symbols"),
+    *("kinds", "depth", "beam", "stack", "python_snippets"),
+)
+# No machine has the memory for as many steps at once; each is one number at the very least.
+TOGETHER = 2**28
+BATCHES = (
+    ("train.batch_size", "train.window"),
+    ("eval.chunk", "train.window"),
+    ("eval.random_windows", "eval.random_window"),
+    ("sample.python_snippets", "sample.snippet_length"),
+)
+
+
+def _number(key: str, value: Any) -> None:
+    """Raise UsageError for a number, in a tuple or not, that no step could use."""
+    if isinstance(value, tuple | list):
+        for entry in value:
+            _number(key, entry)
+    elif isinstance(value, float):
+        if math.isnan(value):
+            raise UsageError(f"config key '{key}' is NaN: give a number")
+        if math.isinf(value) and key in ENDLESS:
+            return
+        if abs(value) > FLOAT32:
+            raise UsageError(f"config key '{key}' is {value}: more than a float32 holds, 3.4e38")
+        if 0 < abs(value) < SMALLEST:
+            raise UsageError(f"config key '{key}' is {value}: in float32 that is 0")
+    elif isinstance(value, int) and key not in UNBOUNDED:
+        most = WIDEST if key.rpartition(".")[2] in SIZES else INT32
+        if abs(value) > most:
+            shown = "2^20" if most == WIDEST else "2^31 - 1"
+            # Python spells no integer of more than 4300 digits.
+            got = value if value.bit_length() < 300 else f"one of {value.bit_length()} bits"
+            raise UsageError(f"config key '{key}' must be at most {shown}, got {got}")
+
+
 def validate(config: Config) -> None:
-    """Raise UsageError where a count is out of range or a number is NaN; the parts check the rest."""
+    """Raise UsageError where a count is out of range, a number is NaN or one that float32 and int32
+    do not hold, or more is asked for at once than any memory holds; the parts check the rest."""
     values = flat(config)
     for key, value in values.items():
-        if isinstance(value, float) and math.isnan(value):
-            raise UsageError(f"config key '{key}' is NaN: give a number")
+        _number(key, value)
     least = {"seed": 0, "train.steps_per_dispatch": 0, "parallel.devices": 0, "diagnose.every": 0}
     least |= {f"train.{k}": 1 for k in ("steps", "batch_size", "window", "log_every", "keep")}
     least |= {f"train.{k}": 0 for k in ("eval_every", "checkpoint_every", "sample_every")}
@@ -198,6 +258,12 @@ def validate(config: Config) -> None:
             raise UsageError(f"config key '{key}' must be at most {high}, got {values[key]}")
     if values["seed"] >= 2**32:
         raise UsageError(f"config key 'seed' must be below 2^32, got {values['seed']}")
+    for rows, steps in BATCHES:
+        pair = [n for n in (values.get(rows), values.get(steps)) if isinstance(n, int) and n > 0]
+        if len(pair) == 2 and pair[0] * pair[1] > TOGETHER:
+            raise UsageError(
+                f"{rows} x {steps} is {pair[0]} x {pair[1]}: no memory holds as much at once, lower them"
+            )
 
 
 def difference(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

@@ -174,6 +174,7 @@ def held_out(tokens: np.ndarray, *, streams: int, window: int, burn_in: int) -> 
     # All streams read as many positions, `burn_in` + `stride`. The first counts all of its own, and
     # ends where the part of the second that counts begins; so does each with the one after it.
     stride = -(-(targets - burn_in) // streams)
+    window = min(window, stride + burn_in)  # a larger one is padding
     windows = -(-(stride + burn_in) // window)
     return HeldOut(windows, streams, targets, tokens, window, burn_in, stride)
 
@@ -185,7 +186,7 @@ def random_windows(tokens: np.ndarray, *, count: int, window: int, seed: int) ->
     that of the text read as one stream. Raises UsageError if the text is too short, or if they
     do not fit the memory.
     """
-    _positive(count=count, window=window)
+    _positive(**{"eval.random_windows": count, "eval.random_window": window})
     tokens = np.asarray(tokens)
     _fits(tokens, window, "the held-out text", "eval.random_window")
     least, there = 8 * count * window, machine.available_memory()

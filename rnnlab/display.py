@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rnnlab.types import one_line
+
 
 def clock(seconds: float) -> str:
     """1:02:03 or 2:03."""
@@ -26,7 +28,7 @@ def number(loss: float) -> str:
 
 def warn(text: str) -> None:
     """A warning, on standard error."""
-    print(f"rnnlab: warning: {text}", file=sys.stderr, flush=True)
+    print(f"rnnlab: warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 class _Console(Console):

@@ -64,7 +64,7 @@ def conv(
     Raises UsageError for counts below 1.
     """
     precisions.check(precision)
-    if not channels or min(channels) < 1:
+    if not channels or not all(isinstance(c, int) and c >= 1 for c in channels):
         raise UsageError(f"encoder.channels must be counts of at least 1, got {channels}")
     if features < 0:
         raise UsageError(f"encoder.features must be at least 0, got {features}")

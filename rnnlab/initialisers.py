@@ -70,6 +70,14 @@ _PLAIN: dict[str, Initialiser] = {
 }
 
 
+def check(name: str, spec: str, hidden: int | None = None) -> None:
+    """Raise the UsageError of `make`, with the `name` of the key that `spec` is the value of."""
+    try:
+        make(spec, hidden)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
 def make(spec: str, hidden: int | None = None) -> Initialiser:
     """The initialiser that `spec` names.
 

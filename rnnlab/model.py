@@ -33,6 +33,7 @@ INITIAL = (
     "options.gate_bias",
 )
 RATES = ("dropout", "input_dropout", "output_dropout")
+MOST_LAYERS = 256  # each is traced by itself: more take minutes before the first step
 BLANK = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
 
 
@@ -151,8 +152,10 @@ def make(
 
     Raises UsageError for values that do not fit together.
     """
-    if layers < 1:
-        raise UsageError(f"model.layers must be at least 1, got {layers}")
+    if not 1 <= layers <= MOST_LAYERS:
+        raise UsageError(f"model.layers must be in [1, {MOST_LAYERS}], got {layers}")
+    if embedding_size < 0:
+        raise UsageError(f"model.embedding_size must be at least 0, got {embedding_size}")
     if input not in ("one_hot", "embedding", "dense"):
         raise UsageError(f"model.input must be 'one_hot', 'embedding' or 'dense', got '{input}'")
     if input == "embedding" and embedding_size < 1:
@@ -163,6 +166,7 @@ def make(
     for name, value, known in (("path", path, PATHS), ("keep", keep, KEEP)):
         if value not in known:
             raise UsageError(f"model.{name} must be one of {', '.join(known)}, got '{value}'")
+    initialisers.check("model.readout_init", readout_init)
     options = {"hidden": hidden, "precision": precision}
     for name in options.keys() & (cell_options or {}):
         raise UsageError(f"set model.{name}: it is no option of the cell alone")

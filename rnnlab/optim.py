@@ -193,17 +193,17 @@ def schedule(
         )
     if _known(final_fraction) and not 0 <= final_fraction <= 1:
         raise UsageError(f"optim.final_fraction must be in [0, 1], got {final_fraction}")
+    if decay_every < 1 or not 0 < decay_factor <= 1:
+        raise UsageError(
+            "optim.decay_every must be at least 1 and optim.decay_factor in (0, 1], got "
+            f"{decay_every} and {decay_factor}"
+        )
     rest = max(steps - warmup_steps, 1)
     if kind == "cosine":
         after = optax.cosine_decay_schedule(learning_rate, rest, final_fraction)
     elif kind == "linear":
         after = optax.linear_schedule(learning_rate, learning_rate * final_fraction, rest)
     elif kind == "step":
-        if decay_every < 1 or not 0 < decay_factor <= 1:
-            raise UsageError(
-                "optim.schedule 'step' needs optim.decay_every >= 1 and optim.decay_factor in "
-                f"(0, 1], got {decay_every} and {decay_factor}"
-            )
         after = optax.exponential_decay(learning_rate, decay_every, decay_factor, staircase=True)
     else:
         after = optax.constant_schedule(learning_rate)

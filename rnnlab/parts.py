@@ -76,8 +76,8 @@ class Options:
                 f"got '{self.recurrent_dropout_on}'"
             )
         precision.check(self.precision)
-        for spec in (self.kernel_x_init, self.kernel_h_init, self.bias_init):
-            initialisers.make(spec, self.hidden)
+        for name in ("kernel_x_init", "kernel_h_init", "bias_init"):
+            initialisers.check(name, getattr(self, name), self.hidden)
 
 
 class Noise(NamedTuple):

@@ -127,7 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote. Raises UsageError if the file is missing, broken or has changed since."""
     try:
         return from_text(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {path}: {line(error)}") from error
 
 
@@ -176,7 +176,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(lines, start=1):
         try:
             row = dict(json.loads(text)) if text.strip() else {}
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             if number == len(lines):  # the last newline is missing, and more may be
                 break
             raise UsageError(f"cannot read {path}: line {number} is broken") from error

@@ -22,6 +22,9 @@ from rnnlab import decoding
 from rnnlab.types import Array, Carry, Model, Params, UsageError
 from rnnlab.vocabulary import Vocabulary
 
+MOST_TEXTS = 2**20  # at once
+MOST_CHARACTERS = 2**28  # of several texts
+
 
 class Knobs(NamedTuple):
     """How a token is chosen from its logits; traced scalars."""
@@ -177,6 +180,16 @@ def _at_least_1(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
+    # Each text has a key, a state and a column of its own. One text alone may be of any length: it is
+    # written as it is made.
+    several = values.get("count", values.get("width", 1))
+    if several > MOST_TEXTS:
+        name = "count" if "count" in values else "width"
+        raise UsageError(f"{name} must be at most {MOST_TEXTS}, got {several}")
+    if several > 1 and several * values.get("length", 1) > MOST_CHARACTERS:
+        raise UsageError(
+            f"{several} texts of length {values['length']} are more than fit into memory: lower one"
+        )
 
 
 def _check_seed(seed: int) -> None:

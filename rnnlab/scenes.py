@@ -47,6 +47,7 @@ RELATIONS = ("above", "left of")
 GROUND = 30  # grey
 GRID = 4  # cells a side
 SMALLEST, STEP = 24, 4  # pixels a side: the least, and its multiples
+LARGEST = 1024  # of anything that is drawn: thousands of such pictures fill any memory
 
 PAD, BEGIN, END = "<pad>", "<begin>", "<end>"
 # The symbols 0, 1 and 2 are PAD, BEGIN and END.
@@ -119,16 +120,22 @@ _CHOICES, _CELLS, _OBJECTS = 5, 1 + GRID * GRID, 2 * len(COUNTS)
 _DRAWS = _CHOICES + _CELLS + 5 * _OBJECTS
 
 
+def check(size: int) -> None:
+    """Raises UsageError for a size of a scene that is no multiple of 4 from 24 to 1024."""
+    if not SMALLEST <= size <= LARGEST or size % STEP:
+        raise UsageError(
+            f"a scene's size must be a multiple of {STEP} pixels, at least {SMALLEST} and at most "
+            f"{LARGEST}: got {size}"
+        )
+
+
 def draw(seed: int, purpose: int, numbers: np.ndarray, size: int) -> list[Scene]:
     """The scenes of these numbers, of size x size pixels.
 
     purpose: TRAIN, EVALUATE or TEST of `rnnlab.draws`. Raises UsageError for a size that is no multiple
     of 4 from 24 on.
     """
-    if size < SMALLEST or size % STEP:
-        raise UsageError(
-            f"a scene's size must be a multiple of {STEP} pixels, at least {SMALLEST}: got {size}"
-        )
+    check(size)
     found = [_planned(seed, purpose, int(number), size) for number in numbers]
     pictures = _drawn(found, size)
     return [

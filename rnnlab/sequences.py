@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import metrics, model
-from rnnlab.config import flat
+from rnnlab.config import TOGETHER, flat
 from rnnlab.draws import EVALUATE, LONGER, SHOW, TRAIN, Random
 from rnnlab.encoders import Encoder
 from rnnlab.types import Array, Config, Model, Params, Probe, Task, UsageError
@@ -114,6 +114,11 @@ def _check(config: Config, problem: Problem) -> None:
     for key, least in counts:
         if flat(config)[key] < least:
             raise UsageError(f"{key} must be at least {least}, got {flat(config)[key]}")
+    if max(lengths.values()) * config.eval.chunk > TOGETHER:
+        raise UsageError(
+            f"eval.chunk sequences of the longest of eval.lengths are {config.eval.chunk} x "
+            f"{max(lengths.values())} steps: no memory holds as much at once, lower eval.chunk"
+        )
 
 
 # ---- batches

@@ -60,17 +60,32 @@ def build(config: Config, kept: Path | None = None) -> tuple[Task, optim.Optimis
     Raises UsageError, in one line, for whatever does not fit; nothing is written.
     """
     configuration.validate(config)
-    try:
+    with _fitting(config):
         if kept is None:  # what is only read from may have been trained on a larger machine
             memory.check_rows(config)
         return _build(config, kept)
+
+
+@contextlib.contextmanager
+def _fitting(config: Any) -> Iterator[None]:
+    """What the parts say of a config that no experiment here could have, as UsageError."""
+    try:
+        yield
     except MemoryError as error:
         raise UsageError(memory.line(error, config)) from error
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         # A key too many or too few: parts take their share of the config as named arguments.
         raise UsageError(
             "the config does not fit: " + str(error).strip("\"'").split("\n")[0]
         ) from error
+    except (OverflowError, MemoryError, RecursionError) as error:
+        values = configuration.flat(config)
+        largest = sorted(
+            (key for key, v in values.items() if isinstance(v, int) and key != "seed"),
+            key=lambda key: -values[key],
+        )
+        shown = ", ".join(f"{key}={values[key]}" for key in largest[:3])
+        raise UsageError(f"a size in the config is too large; the largest are {shown}") from error
 
 
 def _build(config: Config, kept: Path | None) -> tuple[Task, optim.Optimiser]:
@@ -168,11 +183,19 @@ def saved_config(workdir: Path) -> Config | None:
         raise UsageError(
             f"{error}; python launch.py train --workdir={workdir} puts it back from a checkpoint"
         ) from error
+    if not isinstance(saved, dict):
+        raise UsageError(f"{path} is damaged: it holds no config")
     for part, values in LATER.items():
+        if not isinstance(saved.get(part, {}), dict):
+            raise UsageError(f"{path} is damaged: '{part}' in it has no keys")
         saved[part] = {**values, **saved.get(part, {})}
     if saved["model"].pop("compute_dtype", None) == "bfloat16":  # what precision was called
         saved["model"]["precision"] = "bf16"
-    return configuration.from_json(saved)
+    try:
+        return configuration.from_json(saved)
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        told = str(error).strip().split("\n")[0]
+        raise UsageError(f"{path} is damaged: {told}") from error
 
 
 def _agreed(given: Config | None, saved: Config | None, workdir: Path) -> Config:
@@ -203,12 +226,13 @@ def _agreed(given: Config | None, saved: Config | None, workdir: Path) -> Config
 
 
 def wished(config: Config) -> dict[str, Any]:
-    """What `parallel` goes by."""
-    return {
-        "requested": config.parallel.devices,
-        "batch": config.train.batch_size,
-        "whole": config.optim.omega > 0,
-    }
+    """What `parallel` goes by. Raises UsageError for a config that lacks it."""
+    with _fitting(config):
+        return {
+            "requested": config.parallel.devices,
+            "batch": config.train.batch_size,
+            "whole": config.optim.omega > 0,
+        }
 
 
 def _work(config: Config, task: Task) -> float:

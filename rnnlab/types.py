@@ -150,6 +150,16 @@ class RnnlabError(Exception):
     exit_code = 1
 
 
+def one_line(error: BaseException | str, most: int = 1000) -> str:
+    """A message for a terminal: one line without control characters, whatever of the user's text is
+    in it; of more than `most` characters the beginning and the end."""
+    text = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[len(text) - most // 2 :]}"
+    return text
+
+
 class UsageError(RnnlabError):
     """A bad flag, config value or input file."""
 

@@ -266,6 +266,25 @@ def test_keys_that_are_none():
     assert refused(load, "seed") == "--config.seed needs a value: write --config.seed=VALUE"
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("(" * 200, "(" * 5000, "-" * 9000 + "1", "(" + "[" * 90 + "]" * 90 + ",)" * 50),
+        *("(b'x',)", "({1},)", "(1, [{}])", "(1j,)", "(1 is 1,)", "('\\d'", "(len,)"),
+    ],
+)
+def test_what_is_no_tuple_of_plain_values(text, recwarn):
+    """Python's parser runs out of stack on some, warns of others, and knows types that JSON lacks."""
+    assert "'sizes' takes a tuple, got" in refused(load, f"sizes={text}")
+    assert not recwarn.list
+
+
+@pytest.mark.usefixtures("folder")
+def test_lists_in_a_tuple_are_tuples():
+    assert load("sizes=[1, [2, [None, True, 'x']]]").sizes == (1, (2, (None, True, "x")))
+
+
 # Values that no run can have
 
 
@@ -280,6 +299,13 @@ def test_keys_that_are_none():
         ("train.steps=0", "'train.steps' must be at least 1, got 0"),
         ("train.keep=-1", "'train.keep' must be at least 1"),
         ("parallel.devices=-1", "'parallel.devices' must be at least 0, got -1"),
+        ("cell.gate_bias=inf", "'cell.gate_bias' is inf: more than a float32 holds"),
+        ("cell.gate_bias=-1e39", "'cell.gate_bias' is -1e+39: more than a float32 holds"),
+        ("optim.learning_rate=1e-320", "is 1e-320: in float32 that is 0"),
+        ("sizes=(1, (2, -1e-45))", "'sizes' is -1e-45: in float32 that is 0"),
+        ("train.steps=2147483648", "'train.steps' must be at most 2^31 - 1, got 2147483648"),
+        ("sizes=(1, -9999999999)", "'sizes' must be at most 2^31 - 1, got -9999999999"),
+        ("train.batch_size=268435457", "train.batch_size x train.window is 268435457 x 1"),
         (
             "train.eval_every=-1",
             "'train.eval_every' must be at least 0 (0: only at the end), got -1",
@@ -294,6 +320,14 @@ def test_validate_refuses(override, told):
 def test_validate():
     configuration.validate(load())
     configuration.validate(load("seed=4294967295", "optim.clip_norm=inf"))
+    configuration.validate(load("cell.gate_bias=3.4e38", "optim.learning_rate=1.2e-38"))
+    wide = load().unlock()
+    wide.cell.hidden = 2**20
+    configuration.validate(wide)
+    for hidden in (2**20 + 1, 10**5000):  # the second of which Python does not spell
+        wide.cell.hidden = hidden
+        told = refused(configuration.validate, wide)
+        assert told.startswith("config key 'cell.hidden' must be at most 2^20, got ")
     # A ConfigDict takes it, since bool is a subclass of int.
     config = load()
     config.train.steps = True

@@ -187,6 +187,8 @@ def test_random_windows_are_one_fixed_set():
 def test_text_shorter_than_a_window_is_refused():
     with pytest.raises(UsageError, match=r"the training text has 10 .* at least 11: lower train"):
         window_batches(counting(10), batch_size=1, window=10, seed=0)
+    with pytest.raises(UsageError, match=r"eval\.random_windows must be at least 1, not 0"):
+        random_windows(np.arange(50), count=0, window=5, seed=0)
     with pytest.raises(UsageError, match=r"the held-out text has 10 .* at least 11"):
         random_windows(counting(10), count=1, window=10, seed=0)
 
@@ -205,6 +207,7 @@ def test_every_held_out_target_counts_once(n, streams, window, burn_in):
     )  # [time, K]
     assert inputs.dtype == targets.dtype == np.int32
     assert weights.dtype == bool
+    window = len(windows[0]["inputs"])  # shorter if the text is
     assert inputs.shape == targets.shape == weights.shape == (held.windows * window, held.streams)
     np.testing.assert_array_equal(np.sort(targets[weights]), np.arange(1, n))
     np.testing.assert_array_equal(targets[weights], inputs[weights] + 1)
@@ -229,6 +232,15 @@ def test_short_held_out_text_gets_fewer_streams():
     single = held_out(counting(8), streams=50, window=10, burn_in=10)
     assert (single.streams, single.windows) == (1, 1)
     assert single(0)["weights"].sum() == 7
+
+
+def test_a_held_out_text_is_read_in_no_longer_windows_than_it_has():
+    """A window of 2^31 characters is the whole text, and not 16 GB of padding."""
+    whole = held_out(np.arange(50), streams=4, window=2**31 - 1, burn_in=10)
+    assert (whole.windows, whole.streams, whole.targets) == (1, 1, 49)
+    batch = whole(0)
+    assert batch["weights"].shape == (49, 1)
+    assert batch["weights"].all()
 
 
 def test_held_out_refuses_nonsense():

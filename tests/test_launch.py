@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,17 @@ def refused(capsys, arguments: list[str], code: int = 2) -> str:
         (["sample.python_snippets=-1"], "python_snippets"),
         (["sample.temperature=-1"], "temperature"),
         (["sample.prime=☃"], "☃"),
+        (["model.hidden=1048577"], "'model.hidden' must be at most 2^20"),
+        (["model.layers=1000"], "model.layers must be in [1, 256], got 1000"),
+        (["model.embedding_size=-1"], "model.embedding_size must be at least 0"),
+        (["model.options.kernel_h_init=normal:inf"], "kernel_h_init: initialisation 'normal:inf'"),
+        (["model.readout_init=nomal"], "model.readout_init: unknown initialisation 'nomal'"),
+        (["optim.decay_factor=inf"], "'optim.decay_factor' is inf"),
+        (["optim.decay_every=-1"], "optim.decay_every must be at least 1"),
+        (["eval.random_windows=0"], "eval.random_windows must be at least 1"),
+        (["eval.random_windows=2147483647"], "eval.random_windows x eval.random_window"),
+        (["sample.python_snippets=2000000"], "python_snippets"),
+        (["model.cell=a\nb\x1b[2J"], "unknown cell 'a b\\x1b[2J'"),  # on one line, without effect
     ],
 )
 def test_a_mistake_in_the_config_is_one_line_and_writes_nothing(
@@ -120,6 +132,64 @@ def test_a_mistake_in_the_config_is_one_line_and_writes_nothing(
     ]  # fmt: skip
     assert said in refused(capsys, arguments)
     assert not workdir.exists()
+
+
+def test_a_message_is_short_whatever_the_value_is(text, tmp_path, capsys):
+    arguments = ["train", DEFAULT, f"--workdir={tmp_path / 'run'}", f"--config.data.path={text}"]
+    line = refused(capsys, [*arguments, "--config.seed=" + 9000 * "9"])
+    assert len(line) < 1100
+    assert line.startswith("rnnlab: config key 'seed' takes an int, got '999")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("ConfigDict()", "'seed' takes an int, got None"),
+        ("without('parallel')", "'parallel.devices' takes an int, got None"),
+        ("without('optim')", "the config does not fit"),
+        ("replaced('optim', 5)", "the config does not fit"),
+        ("replaced('model', {})", "the config does not fit"),
+        ("replaced('task', None)", "the config does not fit"),
+        ("replaced('data', (1, 2))", "the config does not fit"),
+    ],
+)
+def test_a_config_file_of_another_shape_is_one_line(body, said, tmp_path, capsys):
+    path = tmp_path / "shape.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\nfrom experiments import default\n"
+        "def without(key):\n    c = default.get_config().unlock()\n    del c[key]\n    return c\n"
+        "def replaced(key, value):\n"
+        "    return ConfigDict({**default.get_config().to_dict(), key: value})\n"
+        f"def get_config():\n    return {body}\n"
+    )
+    workdir = tmp_path / "run"
+    assert said in refused(capsys, ["train", f"--config={path}", f"--workdir={workdir}"])
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda kept: [kept], "no JSON object"),
+        (lambda kept: None, "no JSON object"),
+        (lambda kept: kept | {"model": 3}, "'model' in it has no keys"),
+        (lambda kept: kept | {"__class__": 1}, "is damaged"),
+        (lambda kept: kept | {"model": kept["model"] | {"hidden": "8"}}, "hidden"),
+        (lambda kept: {k: v for k, v in kept.items() if k != "data"}, "data"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_one_line(run, damage, said, tmp_path, capsys):
+    kept = json.loads((run / "config.json").read_text())
+    kept.pop("checksum", None)
+    (tmp_path / "config.json").write_text(json.dumps(damage(kept)))
+    shutil.copy(run / "vocabulary.json", tmp_path)
+    for verb in ("train", "evaluate", "sample"):
+        assert said in refused(capsys, [verb, f"--workdir={tmp_path}"])
+
+
+def test_endless_brackets_in_a_config_of_a_run(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert "config.json" in refused(capsys, ["train", f"--workdir={tmp_path}"])
 
 
 def test_bad_texts_are_one_line(tmp_path, capsys):

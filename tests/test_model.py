@@ -563,7 +563,7 @@ def test_products_in_bfloat16_are_near_and_sums_stay():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": 0}, "model.layers must be at least 1, got 0"),
+        ({"layers": 0}, "model.layers must be in .1, 256., got 0"),
         ({"hidden": 0}, "at least 1 hidden unit, got 0"),
         (
             {"input": "onehot"},

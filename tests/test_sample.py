@@ -437,6 +437,8 @@ def test_a_narrow_beam_against_a_plain_one(width):
         ({"top_p": float("nan")}, "top_p must be .* got nan"),
         ({"seed": -1}, "seed must be .* got -1"),
         ({"seed": 2**32}, "seed must be .* got 4294967296"),
+        ({"count": 2**20 + 1}, "count must be at most 1048576"),
+        ({"count": 2**20, "length": 1000}, "1048576 texts of length 1000 are more than fit"),
     ],
 )
 def test_generate_refuses(options, message):
@@ -457,6 +459,8 @@ def test_an_empty_prime_is_refused(prime):
 
 @pytest.mark.parametrize(("name", "value"), [("length", 0), ("width", 0), ("width", -2)])
 def test_beam_search_refuses(name, value):
+    with pytest.raises(UsageError, match="width must be at most 1048576"):
+        sample.beam_search(SUM, ONE, [1], length=5, width=10**9)
     with pytest.raises(UsageError, match=f"{name} must be at least 1, got {value}"):
         sample.beam_search(SUM, ONE, [1], **({"length": 5, "width": 2} | {name: value}))
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab import draws, encoders, media, moving, runfolder, sequences, task_figures, ucf
+from rnnlab import draws, encoders, media, moving, runfolder, scenes, sequences, task_figures, ucf
 from rnnlab.types import About, Config, Task, UsageError
 
 ABOUT = About(
@@ -213,8 +213,8 @@ def make(config: Config, kept: Path | None = None) -> Task:
 
 
 def _check_side(side: int) -> None:
-    if side < 4:
-        raise UsageError(f"data.side must be at least 4, got {side}")
+    if not 4 <= side <= scenes.LARGEST:
+        raise UsageError(f"data.side must be at least 4 and at most {scenes.LARGEST}, got {side}")
 
 
 def _of_motions(config: Config) -> Task:

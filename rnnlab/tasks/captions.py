@@ -143,6 +143,7 @@ def _scenes(config: Config) -> Data:
             "data.path and data.features are for data.name 'flickr8k': leave them empty"
         )
     size, seed, index = config.data.size, config.seed, _index(scenes.SYMBOLS)
+    scenes.check(size)
 
     def of(purpose: int, first: int = 0) -> Examples:
         def batch(numbers: np.ndarray) -> Batch:

@@ -30,6 +30,7 @@ ABOUT = About(
     experiment="memory",
 )
 
+KINDS = 10_000  # each has a name
 BRACKETS = ("()", "[]", "{}", "<>")
 
 
@@ -40,6 +41,8 @@ def make(config: Config, kept: Path | None = None) -> Task:
     kinds, most = facts["kinds"], facts["depth"]
     if kinds < 2:
         raise UsageError(f"data.kinds must be at least 2, or there is nothing to tell: got {kinds}")
+    if kinds > KINDS:
+        raise UsageError(f"data.kinds must be at most {KINDS}, got {kinds}")
     if most < 1:
         raise UsageError(f"data.depth must be at least 1, got {most}")
 
@@ -47,7 +50,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         rows = np.arange(len(lengths))
         kind = random.integers(0, kinds, (time, len(rows)))
         opens = random.integers(0, 2, (time, len(rows))).astype(bool)
-        stack = np.zeros((most, len(rows)), np.int64)  # the kinds that are open
+        stack = np.zeros((min(most, time), len(rows)), np.int64)  # the kinds that are open
         depth = np.zeros(len(rows), np.int64)
         word = np.zeros((time, len(rows)), np.int64)  # k kinds that open, k that close
         for t in range(time):

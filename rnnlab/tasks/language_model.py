@@ -206,11 +206,14 @@ def make(config: Config, kept: Path | None = None) -> Task:
             raise UsageError(
                 f"sample.python_snippets must be at least 0, got {wanted.python_snippets}"
             )
-        lengths = {wanted.prime: wanted.length}
+        drawn = [("prime", wanted.prime, wanted.length)]
         if wanted.python_snippets:
-            lengths[FUNCTION] = wanted.snippet_length
-        for prime, length in lengths.items():
-            first = sample.prime_tokens(vocabulary, prime, seed=config.seed)
+            drawn.append(("python_snippets", FUNCTION, wanted.snippet_length))
+        for key, prime, length in drawn:
+            try:
+                first = sample.prime_tokens(vocabulary, prime, seed=config.seed)
+            except UsageError as error:
+                raise UsageError(f"sample.{key}: {error}") from None
             sample.generate(served.net, None, first, length=length, temperature=wanted.temperature)
 
     def loss_of(values: dict[str, Any]) -> Callable[..., Any]:

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import draws, encoders, metrics, mot, moving, runfolder, sequences, task_figures
+from rnnlab import draws, encoders, metrics, mot, moving, runfolder, scenes, sequences, task_figures
 from rnnlab.types import About, Array, Config, Task, UsageError
 
 ABOUT = About(
@@ -109,8 +109,10 @@ def guesses(found: moving.Crossing, less: float) -> dict[str, float]:
 
 def _crossings(config: Config) -> Task:
     side, window, seed = config.data.size, config.train.window, config.seed
-    if side < 16:
-        raise UsageError(f"data.size must be at least 16 pixels, got {side}")
+    if not 16 <= side <= scenes.LARGEST:
+        raise UsageError(
+            f"data.size must be at least 16 pixels and at most {scenes.LARGEST}, got {side}"
+        )
     mean, spread = mean_box(window)
     encoder = encoders.conv(
         shape=(side, side, 2),

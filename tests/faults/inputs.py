@@ -1,0 +1,611 @@
+"""Bad input: numbers in every field of every task, values and keys at random, config files, texts, flags.
+
+Each input goes to `launch.main` in this process (`_driver`), some to a process of its own. It has
+survived if it either is refused - exit code 2, one line of ours that names the key, nothing written -
+or is accepted, and then means something: a state and a step whose shapes can be traced, and for a
+sample of them a real training that ends with code 0, or 3 where the numbers made it diverge. Lost is
+all else: a traceback, more than one line, a message that does not name what was wrong, more than
+SECONDS or MEMORY of `_driver`, a folder left behind by what was refused.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import socket
+import string
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import launch
+from rnnlab import config as configuration
+from rnnlab import diagnose, executors, flows, latex_report, sample, tasks
+from tests.faults import _driver
+from tests.faults._driver import Accepted, Said, call, traced
+from tests.faults.lab import ROOT, Lab, Tally
+
+SHORT = 0.004
+NUMBERS = (
+    *("nan", "inf", "-inf", "0", "-1", "1", "0.5", "1e-320", "1e39", "2147483647", "2147483648"),
+    *("1000000000000",),
+)
+# How a number is read is the same in all tasks.
+SPELT = (
+    *(
+        "-0.0",
+        "1e-45",
+        "3e38",
+        "1e400",
+        "1" + 30 * "0",
+        "9" * 5000,
+        "1_000",
+        "0x10",
+        "True",
+        "None",
+    ),
+    *("", " 7", "1,5", "\u0661\u0662", "1e3", "--1", "(1,)", "nan nan", "1e-37", "0.999999"),
+)
+TUPLES = (
+    *("()", "(0,)", "(-1,)", "(nan,)", "(1e400,)", "(0.5,)", "(10**9,)", "('a',)", "((1, 2), 3)"),
+    *("(1, 2", "(1j,)", "(b'x',)", "({1: 2},)", "({1, 2},)", "(None,)", "(True,)", "[2, [3]]"),
+    *("(" * 5000, "(" * 150 + ")" * 150, "-" * 9000 + "1", "(1 is 1,)", "'\\d',", "(2147483648,)"),
+    *("(999999999,)", "f'{1}',", "__import__('os')", "(lambda: 1)()", "1", "", "(3, 5)"),
+)
+WORDS = (
+    *(
+        "",
+        " ",
+        "..",
+        "../x",
+        "/",
+        "/dev/null",
+        "/dev/zero",
+        "os",
+        "__init__",
+        "lstm ",
+        "LSTM",
+        "nan",
+    ),
+    *("\n", "a\nb", "\x00", "\x1b[2J", "\udc80", "é", "🙂", "x" * 10_000, "True", "0", "%s", "{}"),
+    *("uniform", "uniform:", "uniform:nan", "uniform:-1", "uniform:1e400", "normal:inf", "zeros:1"),
+    *(
+        "spectral:0",
+        "identity:1e39",
+        "orthogonal:1:2",
+        "constant:",
+        "python",
+        "rnn",
+        "gru",
+        "[",
+        "**",
+    ),
+    *("~nobody/x", "rnnlab.tasks.copy", "language_model\n", "'; import os", "$HOME", "-", "a,b"),
+)
+# Small, so that what is accepted is soon traced; of text of our own.
+OF_TEXT = (
+    *("model.hidden=4", "model.layers=1", "train.batch_size=4", "train.window=8", "eval.streams=2"),
+    *("eval.window=16", "eval.burn_in=4", "eval.random_windows=4", "eval.random_window=8"),
+    *("train.steps=300", "optim.warmup_steps=3"),
+)
+# Tasks that read files alone, or that are the same code as another one.
+WITHOUT = ("mnist",)
+
+
+class Base:
+    """A config that a value is put into."""
+
+    def __init__(self, lab: Lab, task: str):
+        name = "default" if task == "language_model" else tasks.module(task).ABOUT.experiment
+        self.file = ROOT / "experiments" / f"{name}.py"
+        changes = [f"task={task}"]
+        if task == "language_model":
+            changes += [*OF_TEXT, f"data.path={lab.text}"]
+        self.changes, self.task = changes, task
+        self.config = configuration.load(str(self.file), changes)
+        self.flat = configuration.flat(self.config)
+
+    def kind(self, key: str) -> type:
+        *path, name = key.split(".")
+        parent = self.config
+        for part in path:
+            parent = parent[part]
+        return parent.get_type(name)
+
+    def keys(self, *kinds: type) -> list[str]:
+        """Of another task than that of text, those alone that it has for itself, and `train`."""
+        own = ("data", "eval", "sample", "encoder", "decoder", "train")
+        return [
+            key
+            for key in self.flat
+            if self.kind(key) in kinds
+            and (self.task == "language_model" or key.partition(".")[0] in own)
+        ]
+
+    def flags(self, workdir: Path, *changes: str) -> list[str]:
+        made = [f"--config.{change}" for change in (*self.changes, *changes)]
+        return ["train", f"--config={self.file}", f"--workdir={workdir}", *made]
+
+
+def bases(lab: Lab) -> list[Base]:
+    return [Base(lab, task) for task in tasks.names() if task not in WITHOUT]
+
+
+class Judge:
+    """Says what became of an input, and counts it."""
+
+    def __init__(self, lab: Lab, fault: str, trace: float = 0.3):
+        self.lab, self.row, self.trace = lab, Tally(fault), trace
+        self.accepted: list[Any] = []
+
+    def __call__(
+        self, said: Said, what: str, *, named: tuple[str, ...] = (), folder: Path | None = None
+    ) -> None:
+        outcome, problem = "refused in one line", ""
+        if said.code == 0:
+            outcome = "accepted"
+            if said.crew is not None and self.lab.random.random() < self.trace:
+                outcome = "accepted and traced"
+                problem = traced(said.crew)
+        elif said.code == 2:
+            problem = _driver.whole(said.line)
+            if not problem and named and not any(name in said.line for name in named):
+                problem = f"does not name {named[0]}: {said.line}"
+        elif said.code == 3:
+            outcome = "diverged, exit 3"
+        elif said.code == -2:
+            problem = f"more than {_driver.SECONDS} s"
+        else:
+            problem = (
+                f"code {said.code}: {type(said.error).__name__} {said.error}: {said.err[-200:]}"
+            )
+        if said.code != 0 and folder is not None and folder.exists():
+            problem = problem or f"it has left {sorted(p.name for p in folder.rglob('*'))}"
+        self.row.count(outcome, problem and f"{what[:160]!r}: {problem}")
+        if self.row.injected % 500 == 0:
+            _driver.free()
+
+
+def named_by(base: Base, key: str) -> tuple[str, ...]:
+    """What a message about a value of this key may name: itself, or what it does not fit to."""
+    return (key.rpartition(".")[2], *(other for other in base.flat if "." in other))
+
+
+def values(lab: Lab, share: float) -> Iterator[Tally]:
+    """Every key of every task x the hostile values of its type."""
+    every = bases(lab)
+    for fault, kinds, hostile in (
+        ("a number in every numeric field", (int, float), NUMBERS),
+        ("anything in every other field", (tuple, str, bool), ()),
+    ):
+        drawn = [
+            (base, key, value)
+            for base in every
+            for key in base.keys(*kinds)
+            for value in (hostile or (TUPLES if base.kind(key) is tuple else WORDS))
+            + (SPELT if hostile and base.task == "language_model" else ())
+        ]
+        judge = Judge(lab, fault)
+        for base, key, value in _some(lab, drawn, share):
+            if key in ("data.path", "task") and value in ("python", "/", ".."):
+                continue  # a text of 11 MB, or all files of the machine
+            workdir = lab.folder / "never"
+            said = call(*base.flags(workdir, f"{key}={value}"))
+            judge(
+                said,
+                f"{base.task} {key}={value}",
+                named=(*named_by(base, key), *([value] if value.strip() else [])),
+                folder=workdir,
+            )
+        yield judge.row
+
+
+def _some(lab: Lab, whole: list[Any], share: float) -> list[Any]:
+    """A share of them, in their order."""
+    chosen = sorted(lab.random.sample(range(len(whole)), lab.many(len(whole), share)))
+    return [whole[index] for index in chosen]
+
+
+# ---- keys and values at random
+
+
+def overrides(lab: Lab, share: float) -> Iterator[Tally]:
+    """Flags --config.KEY=VALUE with keys and values of random characters; several, and the same twice."""
+    base, draw, judge = Base(lab, "language_model"), lab.random, Judge(lab, "random overrides")
+    keys, workdir = [*base.flat], lab.folder / "never"
+    for _ in range(lab.many(4000, share)):
+        made = []
+        for _ in range(draw.choice((1, 1, 1, 2, 5))):
+            key = draw.choice(
+                (draw.choice(keys), _text(draw, 12), _mutated(draw, draw.choice(keys)))
+            )
+            value = draw.choice(
+                (_text(draw, 30), draw.choice(NUMBERS + SPELT + TUPLES), _number(draw))
+            )
+            # A path may be of anything on this machine.
+            if key.strip(".") in ("data.path", "data.corpus", "data.glob"):
+                key = "optim.name"
+            form = draw.choice(
+                ("--config.{}={}", "--config.{}={}", "--config.{}", "--config.{}=={}")
+            )
+            made.append(form.format(key, value))
+        if draw.random() < 0.2:
+            made.append(made[0])
+        command = ["train", f"--config={base.file}", f"--workdir={workdir}"]
+        before = [f"--config.{change}" for change in base.changes]
+        judge(call(*command, *before, *made), " ".join(made), folder=workdir)
+    yield judge.row
+
+
+def _text(draw: random.Random, most: int) -> str:
+    """Characters of all kinds; some come as no keyboard sends them."""
+    alphabets = (
+        string.printable,
+        string.ascii_lowercase + "._",
+        string.digits + ".eE+-_xnaif",
+        "()[]{},'\"\\\n\t \x00\x1b\x7f",
+        "".join(map(chr, (0x85, 0xA0, 0x2028, 0x202E, 0xDC80, 0xFEFF, 0xFFFE, 0x1F642, 0x10FFFF))),
+    )
+    alphabet = draw.choice(alphabets)
+    return "".join(draw.choice(alphabet) for _ in range(draw.randrange(most)))
+
+
+def _number(draw: random.Random) -> str:
+    kind = draw.randrange(4)
+    if kind == 0:
+        return str(draw.randrange(-3, 40))
+    if kind == 1:
+        return repr(draw.choice((1, -1)) * 10.0 ** draw.uniform(-330, 308))
+    if kind == 2:
+        return repr(draw.random())
+    return str(draw.choice((1, -1)) * draw.getrandbits(draw.choice((8, 16, 33, 70, 2000))))
+
+
+def _mutated(draw: random.Random, text: str) -> str:
+    """With a character gone, doubled or changed."""
+    at, how = draw.randrange(len(text)), draw.randrange(4)
+    middle = ("", text[at] * 2, draw.choice(string.printable), text[at].upper())[how]
+    return text[:at] + middle + text[at + 1 :]
+
+
+# ---- config files, and the config.json of a run
+
+
+def configs(lab: Lab, share: float) -> Iterator[Tally]:
+    """Keys gone, added and replaced, values of any type: in a file of the user's, and in a run."""
+    every = [Base(lab, task) for task in ("language_model", "adding", "translation", "speech")]
+    workdir, draw = lab.folder / "never", lab.random
+    judge = Judge(lab, "config files with keys gone, added, or of another type")
+    for number in range(lab.many(700, share)):
+        file = lab.folder / "mutated.py"
+        base = draw.choice(every)
+        plain = base.config.to_dict()
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            _mutate(draw, plain)
+        form = f"return ConfigDict({plain!r})" if number % 10 else _text(draw, 60)
+        imports = "from ml_collections import ConfigDict\nfrom math import inf, nan\n"
+        head = "def get_config():\n    "
+        try:
+            file.write_text(f"{imports}{head}{form}\n", encoding="utf-8")
+        except UnicodeEncodeError:
+            file.write_bytes((imports + head + form).encode("utf-8", "surrogatepass"))
+        said = call("train", f"--config={file}", f"--workdir={workdir}")
+        judge(said, form, folder=workdir)
+    yield judge.row
+    judge = Judge(lab, "config.json of a run, damaged")
+    for number in range(lab.many(700, share)):
+        folder = lab.folder / "damaged"
+        folder.mkdir(exist_ok=True)
+        plain = json.loads(json.dumps(configuration.to_json(draw.choice(every).config)))
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            _mutate(draw, plain)
+        text = json.dumps(_listed(plain))
+        if number % 4 == 0:
+            text = _mutated(draw, text)
+        if number % 50 == 0:
+            text = draw.choice(("", "[]", "null", "1", "[" * 100_000, "{}", "NaN", '"x"', '{"a":'))
+        (folder / "config.json").write_text(text, encoding="utf-8", errors="replace")
+        verb = draw.choice(("train", "train", "evaluate", "sample", "diagnose", "show", "compile"))
+        said = call(verb, f"--workdir={folder}")
+        if said.code == 4:  # no checkpoint: the config went through
+            said = said._replace(code=2)
+        judge(said, f"{verb} {text}")
+        if left := _driver.residue(folder, known=("config.json",)):
+            judge.row.lost.append(f"{verb} has left {left}")
+        shutil.rmtree(folder)
+    yield judge.row
+
+
+def _listed(tree: Any) -> Any:
+    """What JSON can spell of it."""
+    if isinstance(tree, dict):
+        return {str(key): _listed(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple | set):
+        return [_listed(value) for value in tree]
+    return tree if isinstance(tree, str | int | float | bool | type(None)) else repr(tree)
+
+
+def _mutate(draw: random.Random, tree: dict) -> None:
+    """Change one place of nested dicts."""
+    while True:
+        key = draw.choice([*tree]) if tree else "x"
+        if isinstance(tree.get(key), dict) and draw.random() < 0.85:
+            tree = tree[key]
+            continue
+        break
+    strange = (
+        *(None, True, -1, 0, 1, 2**31, 10**30, 0.5, float("nan"), float("inf"), 1e-320, "", "x"),
+        *("8", (), (1, 2), ("a",), [], [1], {}, {"a": 1}, {"a": {"b": []}}, b"x", "\ud800", 3 + 4j),
+    )
+    how = draw.randrange(4)
+    if how == 0:
+        tree.pop(key, None)
+    elif how == 1:
+        tree[draw.choice(("x", "", "a.b", "hidden", "items", "get", "é", "__class__"))] = (
+            draw.choice(strange)
+        )
+    else:
+        tree[key] = draw.choice(strange)
+
+
+# ---- texts
+
+
+def texts(lab: Lab, share: float) -> Iterator[Tally]:
+    """Arbitrary bytes as a text, at both levels; odd paths; a sample is trained for real."""
+    base, draw = Base(lab, "language_model"), lab.random
+    workdir, file = lab.folder / "never", lab.folder / "any.txt"
+    judge, kept = Judge(lab, "arbitrary bytes as a text", trace=0.1), []
+    whole = [*_texts(draw)] if share >= 0.1 else []
+    for number in range(lab.many(900, share)):
+        name, raw = whole[number] if number < len(whole) else _bytes(draw)
+        file.write_bytes(raw)
+        for level in ("byte", "char"):
+            said = call(*base.flags(workdir, f"data.path={file}", f"data.level={level}"))
+            told = (
+                "text of",
+                "training text",
+                "held-out text",
+                "is empty",
+                "valid UTF-8",
+                "cannot",
+            )
+            judge(said, f"{level} {name}", named=told, folder=workdir)
+            if said.code == 0 and len(raw) < 10_000 and len(kept) < 200:
+                kept.append((level, name, raw))
+            if said.code == 2 and level == "byte" and len(raw) > 1000:
+                judge.row.lost.append(f"{len(raw)} bytes are no text at byte level: {said.line}")
+    yield judge.row
+
+    judge = Judge(lab, "texts as above, trained")
+    for level, name, raw in _some(lab, kept, 20 * share / len(kept)) if share > SHORT else ():
+        file.write_bytes(raw)
+        target = lab.place("text")
+        short = ("train.steps=2", "optim.warmup_steps=1", "sample.length=5", f"data.level={level}")
+        judge(
+            call(*base.flags(target, f"data.path={file}", *short), begin=True, seconds=120),
+            f"{level} {name}",
+        )
+        shutil.rmtree(target, ignore_errors=True)
+    if judge.row.injected:
+        yield judge.row
+
+    judge = Judge(lab, "a fifo, a device, a socket, odd names as a text")
+    with _odd(lab.place("odd")) as odd:
+        for path in _some(lab, odd, min(1, 20 * share)):
+            said = call(*base.flags(workdir, f"data.path={path}"), seconds=10)
+            judge(said, f"{path}", folder=workdir)
+    yield judge.row
+
+
+def _bytes(draw: random.Random) -> tuple[str, bytes]:
+    """(what it is, a text of random bytes or characters)."""
+    count = draw.choice((0, 1, 2, 3, 17, 100, 400, 1000, 3000))
+    ranges = ((0, 128), (32, 127), (0, 0xD800), (0x80, 0x110000), (0x1F300, 0x1F400), (97, 98))
+    low, high = draw.choice(ranges)
+    points = [draw.randrange(low, high) for _ in range(count)]
+    text = "".join(chr(p) for p in points if not 0xD800 <= p < 0xE000)
+    how = draw.randrange(10)
+    if how < 3:
+        return f"{count} random bytes", draw.randbytes(count)
+    if how == 3:
+        return "UTF-16", text.encode("utf-16")
+    if how == 4:
+        return "lone surrogates", (text + "\ud800" + text).encode("utf-8", "surrogatepass")
+    if how == 5:
+        return "a BOM and CRLF", b"\xef\xbb\xbf" + text.replace(" ", "\r\n").encode()
+    if how == 6:
+        return "cut in a character", (text + "é").encode()[:-1]
+    if how == 7:
+        return "NULs", text.encode() + bytes(count)
+    return f"{len(text)} of U+{low:X} to U+{high:X}", text.encode()
+
+
+def _texts(draw: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Those of which one is enough."""
+    import gzip
+
+    yield "empty", b""
+    yield "one character", b"x"
+    yield "one line of 10 MB", b"to be or not " * (10_000_000 // 13)
+    points = [p for p in range(0x110000) if not 0xD800 <= p < 0xE000]
+    yield "every code point", "".join(map(chr, points)).encode()
+    yield "a gzip", gzip.compress(draw.randbytes(3000))
+    yield "one symbol", b"a" * 5000
+    yield "one symbol and another at the end", b"a" * 5000 + b"b"
+    yield "overlong UTF-8", b"\xc0\x80" * 1000
+    yield "shorter than a window", b"abcdefg" * 3
+    yield "NULs alone", bytes(5000)
+    yield "a PNG", b"\x89PNG\r\n\x1a\n" + draw.randbytes(3000)
+
+
+@contextlib.contextmanager
+def _odd(folder: Path) -> Iterator[list[str]]:
+    """Paths that are no usual file; those of Linux where they are."""
+    folder.mkdir()
+    os.mkfifo(folder / "fifo")
+    (folder / "empty").mkdir()
+    names = folder / "names"
+    names.mkdir()
+    for name in ("-rf", "a b", "new\nline", "é", "%s", "x" * 200, "\udcff.txt", "'\"", "CON"):
+        (names / name).write_bytes(b"to be or not to be " * 50)
+    os.mkfifo(names / "fifo")
+    dangling, ring = folder / "dangling", folder / "ring"
+    dangling.mkdir()
+    (dangling / "gone").symlink_to(folder / "nowhere")
+    ring.mkdir()
+    (ring / "again").symlink_to(ring)
+    (ring / "text").write_bytes(b"to be or not to be " * 100)
+    (folder / "self").symlink_to(folder / "self")
+    listening = socket.socket(socket.AF_UNIX)
+    with contextlib.chdir(folder):  # the name of a socket has 108 characters at most
+        listening.bind("socket")
+    try:
+        yield [
+            *map(
+                str, (folder / "fifo", folder / "socket", folder / "empty", names, dangling, ring)
+            ),
+            *map(str, (folder / "self", names / "new\nline", names / "\udcff.txt", names / "-rf")),
+            *("/dev/null", "/dev/zero", "/dev/tty", "/proc/self/mem", "/proc/self/environ"),
+            *(f"{folder}\x00x", "x" * 5000, "~nobody-here/x", "\x00", "\udcff", f"{folder}/fifo/x"),
+        ]
+    finally:
+        listening.close()
+
+
+# ---- the flags of the verbs
+
+
+def flags(lab: Lab, share: float) -> Iterator[Tally]:
+    """Hostile values of every flag that the launcher has, but for `bench`, on a finished run."""
+    run, judge = lab.straight, Judge(lab, "a hostile value of every flag")
+    before = sorted(str(p) for p in run.rglob("*"))
+    sweep = ROOT / "experiments" / "clip_sweep_small.py"
+    of_sweep = [f"--config.{c}" for c in (f"data.path={lab.text}", "data.corpus=x")]
+    own = {
+        "train": [f"--workdir={run}"],
+        "sweep": [f"--config={sweep}", f"--workdir={lab.folder / 'never'}", *of_sweep],
+        "report": [],
+        "sample": [f"--workdir={run}", "--length=4"],
+    }
+    verbs = launch.parser()._subparsers._group_actions[0].choices  # type: ignore
+    drawn = []
+    for verb, parser in verbs.items():
+        if verb in ("bench", "tasks"):
+            continue
+        start = own.get(verb, [f"--workdir={run}"])
+        for action in parser._actions:
+            name = (action.option_strings or [""])[0]
+            if name in ("", "-h", "--help", "--config.KEY", "--distributed", "--coordinator"):
+                continue
+            if name in ("--num_processes", "--process_id"):
+                continue
+            hostile = NUMBERS + SPELT if action.type in (int, float) else WORDS
+            if action.nargs == 0:
+                hostile = ("1", "")
+            drawn += [(verb, start, f"{name}={value}") for value in hostile]
+        drawn += [(verb, start, word) for word in ("--", "-", "x", "--x", "--config.seed=1", "")]
+    for verb, start, flag in _some(lab, drawn, share):
+        if verb == "train" and flag.startswith("--config="):
+            start = []
+        with _barriers(), contextlib.chdir(lab.folder):
+            said = call(verb, *start, flag, seconds=20)
+        if said.code == -2 and verb == "sample" and len(said.out) > 100:
+            said = said._replace(code=0)  # it writes until it is stopped, as was asked
+        # argparse names its own; a flag that is no number of the config is named as it is.
+        judge(said, f"{verb} {flag}")
+    if sorted(str(p) for p in run.rglob("*")) != before:
+        judge.row.lost.append("the run's folder has other files than before")
+    yield judge.row
+
+
+@contextlib.contextmanager
+def _barriers() -> Iterator[None]:
+    """What takes minutes ends where all flags have been checked; pdflatex is as if it were there."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Accepted
+
+    def drawn(net: Any, params: Any, vocabulary: Any, **asked: Any) -> None:
+        first = sample.prime_tokens(
+            vocabulary, asked.pop("prime"), count=asked["count"], seed=asked["seed"]
+        )
+        sample.generate(net, params, first, **asked)
+        raise Accepted
+
+    places = (
+        (diagnose, "write", stop),
+        (flows, "write", stop),
+        (executors, "prepare", stop),
+        (latex_report.latex, "version", lambda: "pdfTeX"),
+        (latex_report.latex, "check", lambda *_: None),
+        (latex_report.sample, "text_samples", drawn),
+    )
+    with contextlib.ExitStack() as stack:
+        for module, name, other in places:
+            stack.enter_context(mock.patch.object(module, name, other))
+        yield
+
+
+# ---- for real
+
+
+def trained(lab: Lab, share: float) -> Iterator[Tally]:
+    """Numbers that are accepted, in a training of two steps; and inputs as above, as processes."""
+    draw = lab.random
+    judge = Judge(lab, "accepted numbers, trained for two steps")
+    base = Base(lab, "language_model")
+    numbers = [
+        (key, value)
+        for key in base.keys(float, int)
+        for value in ("0", "-0.0", "1e-37", "0.999999", "3e38", "1", "5", "inf")
+        if not key.startswith("train.steps")
+    ]
+    for key, value in _some(lab, numbers, 40 * share / len(numbers)) if share > SHORT else ():
+        target = lab.place("trained")
+        short = ("train.steps=2", "optim.warmup_steps=0", "sample.length=5")
+        said = call(*base.flags(target, *short, f"{key}={value}"), begin=True, seconds=120)
+        if said.code == 3:
+            judge(said, f"{key}={value}")
+        else:
+            judge(said, f"{key}={value}", folder=target, named=named_by(base, key))
+        shutil.rmtree(target, ignore_errors=True)
+    if judge.row.injected:
+        yield judge.row
+
+    row = Tally("inputs as above, each in a process")
+    command: Callable[..., list[str]] = base.flags
+    for _ in range(lab.many(24, share)):
+        target = lab.place("process")
+        key = draw.choice(base.keys(float, int, tuple, str))
+        hostile = TUPLES + NUMBERS + SPELT + WORDS
+        value = draw.choice([v for v in hostile if "\x00" not in v])
+        raw = os.fsencode(f"--config.{key}={value}") if "\udc80" in value else None
+        change = f"--config.{key}={value}" if raw is None else os.fsdecode(raw)
+        if key == "data.path":
+            continue
+        done = lab.run(
+            *command(target, "train.steps=2", "optim.warmup_steps=0", "sample.length=5"), change
+        )
+        problem = "" if done.code in (0, 2, 3) and not done.traceback else done.wrong(2)
+        if done.code == 2:
+            told = [t for t in done.err.split("\n") if t and "warning" not in t]
+            problem = problem or _driver.whole("\n".join(told))
+            problem = problem or ("it has left a folder" if target.exists() else "")
+        row.count(f"exit {done.code}", problem and f"{change[:100]!r}: {problem}")
+    yield row
+
+
+def campaign(lab: Lab, share: float) -> Iterator[Tally]:
+    """All of the above; the last row says how many they were."""
+    if sys.platform != "linux":
+        return
+    count = 0
+    for part in (values, overrides, configs, texts, flags, trained):
+        for row in part(lab, share):
+            count += row.injected
+            yield row
+    _driver.free()
