@@ -11,10 +11,7 @@ SECONDS or MEMORY of `_driver`, a folder left behind by what was refused.
 import contextlib
 import json
 import os
-import random
 import shutil
-import socket
-import string
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,66 +22,11 @@ import launch
 from rnnlab import config as configuration
 from rnnlab import diagnose, executors, flows, latex_report, sample, tasks
 from tests.faults import _driver
+from tests.faults import _hostile as hostile
 from tests.faults._driver import Accepted, Said, call, traced
 from tests.faults.lab import ROOT, Lab, Tally
 
 SHORT = 0.004
-NUMBERS = (
-    *("nan", "inf", "-inf", "0", "-1", "1", "0.5", "1e-320", "1e39", "2147483647", "2147483648"),
-    *("1000000000000",),
-)
-# How a number is read is the same in all tasks.
-SPELT = (
-    *(
-        "-0.0",
-        "1e-45",
-        "3e38",
-        "1e400",
-        "1" + 30 * "0",
-        "9" * 5000,
-        "1_000",
-        "0x10",
-        "True",
-        "None",
-    ),
-    *("", " 7", "1,5", "\u0661\u0662", "1e3", "--1", "(1,)", "nan nan", "1e-37", "0.999999"),
-)
-TUPLES = (
-    *("()", "(0,)", "(-1,)", "(nan,)", "(1e400,)", "(0.5,)", "(10**9,)", "('a',)", "((1, 2), 3)"),
-    *("(1, 2", "(1j,)", "(b'x',)", "({1: 2},)", "({1, 2},)", "(None,)", "(True,)", "[2, [3]]"),
-    *("(" * 5000, "(" * 150 + ")" * 150, "-" * 9000 + "1", "(1 is 1,)", "'\\d',", "(2147483648,)"),
-    *("(999999999,)", "f'{1}',", "__import__('os')", "(lambda: 1)()", "1", "", "(3, 5)"),
-)
-WORDS = (
-    *(
-        "",
-        " ",
-        "..",
-        "../x",
-        "/",
-        "/dev/null",
-        "/dev/zero",
-        "os",
-        "__init__",
-        "lstm ",
-        "LSTM",
-        "nan",
-    ),
-    *("\n", "a\nb", "\x00", "\x1b[2J", "\udc80", "é", "🙂", "x" * 10_000, "True", "0", "%s", "{}"),
-    *("uniform", "uniform:", "uniform:nan", "uniform:-1", "uniform:1e400", "normal:inf", "zeros:1"),
-    *(
-        "spectral:0",
-        "identity:1e39",
-        "orthogonal:1:2",
-        "constant:",
-        "python",
-        "rnn",
-        "gru",
-        "[",
-        "**",
-    ),
-    *("~nobody/x", "rnnlab.tasks.copy", "language_model\n", "'; import os", "$HOME", "-", "a,b"),
-)
 # Small, so that what is accepted is soon traced; of text of our own.
 OF_TEXT = (
     *("model.hidden=4", "model.layers=1", "train.batch_size=4", "train.window=8", "eval.streams=2"),
@@ -177,16 +119,16 @@ def named_by(base: Base, key: str) -> tuple[str, ...]:
 def values(lab: Lab, share: float) -> Iterator[Tally]:
     """Every key of every task x the hostile values of its type."""
     every = bases(lab)
-    for fault, kinds, hostile in (
-        ("a number in every numeric field", (int, float), NUMBERS),
+    for fault, kinds, given in (
+        ("a number in every numeric field", (int, float), hostile.NUMBERS),
         ("anything in every other field", (tuple, str, bool), ()),
     ):
         drawn = [
             (base, key, value)
             for base in every
             for key in base.keys(*kinds)
-            for value in (hostile or (TUPLES if base.kind(key) is tuple else WORDS))
-            + (SPELT if hostile and base.task == "language_model" else ())
+            for value in (given or (hostile.TUPLES if base.kind(key) is tuple else hostile.WORDS))
+            + (hostile.SPELT if given and base.task == "language_model" else ())
         ]
         judge = Judge(lab, fault)
         for base, key, value in _some(lab, drawn, share):
@@ -220,10 +162,18 @@ def overrides(lab: Lab, share: float) -> Iterator[Tally]:
         made = []
         for _ in range(draw.choice((1, 1, 1, 2, 5))):
             key = draw.choice(
-                (draw.choice(keys), _text(draw, 12), _mutated(draw, draw.choice(keys)))
+                (
+                    draw.choice(keys),
+                    hostile.text(draw, 12),
+                    hostile.mutated(draw, draw.choice(keys)),
+                )
             )
             value = draw.choice(
-                (_text(draw, 30), draw.choice(NUMBERS + SPELT + TUPLES), _number(draw))
+                (
+                    hostile.text(draw, 30),
+                    draw.choice(hostile.NUMBERS + hostile.SPELT + hostile.TUPLES),
+                    hostile.number(draw),
+                )
             )
             # A path may be of anything on this machine.
             if key.strip(".") in ("data.path", "data.corpus", "data.glob"):
@@ -240,37 +190,6 @@ def overrides(lab: Lab, share: float) -> Iterator[Tally]:
     yield judge.row
 
 
-def _text(draw: random.Random, most: int) -> str:
-    """Characters of all kinds; some come as no keyboard sends them."""
-    alphabets = (
-        string.printable,
-        string.ascii_lowercase + "._",
-        string.digits + ".eE+-_xnaif",
-        "()[]{},'\"\\\n\t \x00\x1b\x7f",
-        "".join(map(chr, (0x85, 0xA0, 0x2028, 0x202E, 0xDC80, 0xFEFF, 0xFFFE, 0x1F642, 0x10FFFF))),
-    )
-    alphabet = draw.choice(alphabets)
-    return "".join(draw.choice(alphabet) for _ in range(draw.randrange(most)))
-
-
-def _number(draw: random.Random) -> str:
-    kind = draw.randrange(4)
-    if kind == 0:
-        return str(draw.randrange(-3, 40))
-    if kind == 1:
-        return repr(draw.choice((1, -1)) * 10.0 ** draw.uniform(-330, 308))
-    if kind == 2:
-        return repr(draw.random())
-    return str(draw.choice((1, -1)) * draw.getrandbits(draw.choice((8, 16, 33, 70, 2000))))
-
-
-def _mutated(draw: random.Random, text: str) -> str:
-    """With a character gone, doubled or changed."""
-    at, how = draw.randrange(len(text)), draw.randrange(4)
-    middle = ("", text[at] * 2, draw.choice(string.printable), text[at].upper())[how]
-    return text[:at] + middle + text[at + 1 :]
-
-
 # ---- config files, and the config.json of a run
 
 
@@ -284,8 +203,8 @@ def configs(lab: Lab, share: float) -> Iterator[Tally]:
         base = draw.choice(every)
         plain = base.config.to_dict()
         for _ in range(draw.choice((1, 1, 2, 4))):
-            _mutate(draw, plain)
-        form = f"return ConfigDict({plain!r})" if number % 10 else _text(draw, 60)
+            hostile.mutate(draw, plain)
+        form = f"return ConfigDict({plain!r})" if number % 10 else hostile.text(draw, 60)
         imports = "from ml_collections import ConfigDict\nfrom math import inf, nan\n"
         head = "def get_config():\n    "
         try:
@@ -301,10 +220,10 @@ def configs(lab: Lab, share: float) -> Iterator[Tally]:
         folder.mkdir(exist_ok=True)
         plain = json.loads(json.dumps(configuration.to_json(draw.choice(every).config)))
         for _ in range(draw.choice((1, 1, 2, 4))):
-            _mutate(draw, plain)
-        text = json.dumps(_listed(plain))
+            hostile.mutate(draw, plain)
+        text = json.dumps(hostile.listed(plain))
         if number % 4 == 0:
-            text = _mutated(draw, text)
+            text = hostile.mutated(draw, text)
         if number % 50 == 0:
             text = draw.choice(("", "[]", "null", "1", "[" * 100_000, "{}", "NaN", '"x"', '{"a":'))
         (folder / "config.json").write_text(text, encoding="utf-8", errors="replace")
@@ -319,38 +238,6 @@ def configs(lab: Lab, share: float) -> Iterator[Tally]:
     yield judge.row
 
 
-def _listed(tree: Any) -> Any:
-    """What JSON can spell of it."""
-    if isinstance(tree, dict):
-        return {str(key): _listed(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple | set):
-        return [_listed(value) for value in tree]
-    return tree if isinstance(tree, str | int | float | bool | type(None)) else repr(tree)
-
-
-def _mutate(draw: random.Random, tree: dict) -> None:
-    """Change one place of nested dicts."""
-    while True:
-        key = draw.choice([*tree]) if tree else "x"
-        if isinstance(tree.get(key), dict) and draw.random() < 0.85:
-            tree = tree[key]
-            continue
-        break
-    strange = (
-        *(None, True, -1, 0, 1, 2**31, 10**30, 0.5, float("nan"), float("inf"), 1e-320, "", "x"),
-        *("8", (), (1, 2), ("a",), [], [1], {}, {"a": 1}, {"a": {"b": []}}, b"x", "\ud800", 3 + 4j),
-    )
-    how = draw.randrange(4)
-    if how == 0:
-        tree.pop(key, None)
-    elif how == 1:
-        tree[draw.choice(("x", "", "a.b", "hidden", "items", "get", "é", "__class__"))] = (
-            draw.choice(strange)
-        )
-    else:
-        tree[key] = draw.choice(strange)
-
-
 # ---- texts
 
 
@@ -359,9 +246,9 @@ def texts(lab: Lab, share: float) -> Iterator[Tally]:
     base, draw = Base(lab, "language_model"), lab.random
     workdir, file = lab.folder / "never", lab.folder / "any.txt"
     judge, kept = Judge(lab, "arbitrary bytes as a text", trace=0.1), []
-    whole = [*_texts(draw)] if share >= 0.1 else []
+    whole = [*hostile.once(draw)] if share >= 0.1 else []
     for number in range(lab.many(900, share)):
-        name, raw = whole[number] if number < len(whole) else _bytes(draw)
+        name, raw = whole[number] if number < len(whole) else hostile.some_bytes(draw)
         file.write_bytes(raw)
         for level in ("byte", "char"):
             said = call(*base.flags(workdir, f"data.path={file}", f"data.level={level}"))
@@ -394,86 +281,11 @@ def texts(lab: Lab, share: float) -> Iterator[Tally]:
         yield judge.row
 
     judge = Judge(lab, "a fifo, a device, a socket, odd names as a text")
-    with _odd(lab.place("odd")) as odd:
+    with hostile.odd_paths(lab.place("odd")) as odd:
         for path in _some(lab, odd, min(1, 20 * share)):
             said = call(*base.flags(workdir, f"data.path={path}"), seconds=10)
             judge(said, f"{path}", folder=workdir)
     yield judge.row
-
-
-def _bytes(draw: random.Random) -> tuple[str, bytes]:
-    """(what it is, a text of random bytes or characters)."""
-    count = draw.choice((0, 1, 2, 3, 17, 100, 400, 1000, 3000))
-    ranges = ((0, 128), (32, 127), (0, 0xD800), (0x80, 0x110000), (0x1F300, 0x1F400), (97, 98))
-    low, high = draw.choice(ranges)
-    points = [draw.randrange(low, high) for _ in range(count)]
-    text = "".join(chr(p) for p in points if not 0xD800 <= p < 0xE000)
-    how = draw.randrange(10)
-    if how < 3:
-        return f"{count} random bytes", draw.randbytes(count)
-    if how == 3:
-        return "UTF-16", text.encode("utf-16")
-    if how == 4:
-        return "lone surrogates", (text + "\ud800" + text).encode("utf-8", "surrogatepass")
-    if how == 5:
-        return "a BOM and CRLF", b"\xef\xbb\xbf" + text.replace(" ", "\r\n").encode()
-    if how == 6:
-        return "cut in a character", (text + "é").encode()[:-1]
-    if how == 7:
-        return "NULs", text.encode() + bytes(count)
-    return f"{len(text)} of U+{low:X} to U+{high:X}", text.encode()
-
-
-def _texts(draw: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Those of which one is enough."""
-    import gzip
-
-    yield "empty", b""
-    yield "one character", b"x"
-    yield "one line of 10 MB", b"to be or not " * (10_000_000 // 13)
-    points = [p for p in range(0x110000) if not 0xD800 <= p < 0xE000]
-    yield "every code point", "".join(map(chr, points)).encode()
-    yield "a gzip", gzip.compress(draw.randbytes(3000))
-    yield "one symbol", b"a" * 5000
-    yield "one symbol and another at the end", b"a" * 5000 + b"b"
-    yield "overlong UTF-8", b"\xc0\x80" * 1000
-    yield "shorter than a window", b"abcdefg" * 3
-    yield "NULs alone", bytes(5000)
-    yield "a PNG", b"\x89PNG\r\n\x1a\n" + draw.randbytes(3000)
-
-
-@contextlib.contextmanager
-def _odd(folder: Path) -> Iterator[list[str]]:
-    """Paths that are no usual file; those of Linux where they are."""
-    folder.mkdir()
-    os.mkfifo(folder / "fifo")
-    (folder / "empty").mkdir()
-    names = folder / "names"
-    names.mkdir()
-    for name in ("-rf", "a b", "new\nline", "é", "%s", "x" * 200, "\udcff.txt", "'\"", "CON"):
-        (names / name).write_bytes(b"to be or not to be " * 50)
-    os.mkfifo(names / "fifo")
-    dangling, ring = folder / "dangling", folder / "ring"
-    dangling.mkdir()
-    (dangling / "gone").symlink_to(folder / "nowhere")
-    ring.mkdir()
-    (ring / "again").symlink_to(ring)
-    (ring / "text").write_bytes(b"to be or not to be " * 100)
-    (folder / "self").symlink_to(folder / "self")
-    listening = socket.socket(socket.AF_UNIX)
-    with contextlib.chdir(folder):  # the name of a socket has 108 characters at most
-        listening.bind("socket")
-    try:
-        yield [
-            *map(
-                str, (folder / "fifo", folder / "socket", folder / "empty", names, dangling, ring)
-            ),
-            *map(str, (folder / "self", names / "new\nline", names / "\udcff.txt", names / "-rf")),
-            *("/dev/null", "/dev/zero", "/dev/tty", "/proc/self/mem", "/proc/self/environ"),
-            *(f"{folder}\x00x", "x" * 5000, "~nobody-here/x", "\x00", "\udcff", f"{folder}/fifo/x"),
-        ]
-    finally:
-        listening.close()
 
 
 # ---- the flags of the verbs
@@ -503,10 +315,12 @@ def flags(lab: Lab, share: float) -> Iterator[Tally]:
                 continue
             if name in ("--num_processes", "--process_id"):
                 continue
-            hostile = NUMBERS + SPELT if action.type in (int, float) else WORDS
+            given = (
+                hostile.NUMBERS + hostile.SPELT if action.type in (int, float) else hostile.WORDS
+            )
             if action.nargs == 0:
-                hostile = ("1", "")
-            drawn += [(verb, start, f"{name}={value}") for value in hostile]
+                given = ("1", "")
+            drawn += [(verb, start, f"{name}={value}") for value in given]
         drawn += [(verb, start, word) for word in ("--", "-", "x", "--x", "--config.seed=1", "")]
     for verb, start, flag in _some(lab, drawn, share):
         if verb == "train" and flag.startswith("--config="):
@@ -581,8 +395,8 @@ def trained(lab: Lab, share: float) -> Iterator[Tally]:
     for _ in range(lab.many(24, share)):
         target = lab.place("process")
         key = draw.choice(base.keys(float, int, tuple, str))
-        hostile = TUPLES + NUMBERS + SPELT + WORDS
-        value = draw.choice([v for v in hostile if "\x00" not in v])
+        given = hostile.TUPLES + hostile.NUMBERS + hostile.SPELT + hostile.WORDS
+        value = draw.choice([v for v in given if "\x00" not in v])
         raw = os.fsencode(f"--config.{key}={value}") if "\udc80" in value else None
         change = f"--config.{key}={value}" if raw is None else os.fsdecode(raw)
         if key == "data.path":
