@@ -568,6 +568,11 @@ def run(arguments: list[str]) -> int:
 
     host.keep_compiled(cache.folder() / "compiled")
     try:
+        if flags.verb in ("show", "report", "diagnose", "compile") and flags.workdir:
+            from rnnlab import runfolder
+
+            top = Path(flags.workdir)
+            runfolder.no_links([top, *(p for p in top.glob("*/") if p.name != "checkpoints")])
         if flags.verb == "train":
             run_train(flags, changes)
         elif flags.verb == "sweep":

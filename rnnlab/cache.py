@@ -4,20 +4,20 @@ A file is written as NAME.part, under a lock, and renamed.
 """
 
 import fcntl
-import gzip
 import hashlib
 import http.client
 import os
-import tarfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import platformdirs
 
+from rnnlab import archives
 from rnnlab.types import StorageError, UsageError
 
 CHUNK = 1 << 20  # bytes a read
@@ -131,12 +131,32 @@ def _digest(file: BinaryIO, like: str) -> str:
     return f"{algorithm}:{digest.hexdigest()}"
 
 
+def _private(address: str) -> bool:
+    """Whether nobody on the way can read or change what is fetched: https, or this machine itself."""
+    parts = urllib.parse.urlsplit(address)
+    local = parts.scheme == "http" and parts.hostname == "127.0.0.1"
+    return local or parts.scheme in ("https", "file")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect from an encrypted address to one that is not. (urllib follows none to a file.)"""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        if not _private(newurl) or (req.type == "https" and not newurl.startswith("https:")):
+            raise urllib.error.URLError(f"it leads to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _received(address: str) -> Iterator[bytes]:
     """The bytes at `address` in pieces; UsageError unless all of them arrive."""
+    if not _private(address):
+        raise UsageError(f"{address} is not fetched: only https addresses are")
     request = urllib.request.Request(address, headers={"User-Agent": "rnnlab"})
     count, reason = 0, ""
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
             length = response.headers.get("Content-Length")
             while piece := response.read(CHUNK):
                 count += len(piece)
@@ -156,16 +176,13 @@ def _received(address: str) -> Iterator[bytes]:
 
 def _unpack(file: BinaryIO, remote: Remote) -> None:
     """Replace a tar archive by the texts of its folder, in place."""
-    texts = {}
+
+    def wanted(path: PurePosixPath) -> bool:
+        return path.parent.name == remote.folder and path.suffix == ".txt"
+
     try:
-        file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:*") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if path.parent.name == remote.folder and path.suffix == ".txt":
-                    content = archive.extractfile(member)
-                    texts[path.name] = content.read() if content else b""
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error):
+        texts = archives.members(file, remote.address, wanted)
+    except archives.DAMAGED:
         raise UsageError(f"what {remote.address} sends is no tar archive") from None
     file.seek(0)
     file.truncate()
@@ -177,7 +194,7 @@ def _expand(file: BinaryIO, remote: Remote) -> None:
     """Replace a gzip file by what it holds, in place."""
     file.seek(0)
     try:
-        content = gzip.decompress(file.read())
+        content = archives.gunzip(file, remote.address)
     except (OSError, EOFError, zlib.error):
         raise UsageError(f"what {remote.address} sends is no gzip file") from None
     file.seek(0)
@@ -193,7 +210,8 @@ def local(folder: Path, name: str) -> bytes:
         if plain.exists():
             return plain.read_bytes()
         if packed.exists():
-            return gzip.decompress(packed.read_bytes())
+            with open(packed, "rb") as file:
+                return archives.gunzip(file, str(packed))
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"cannot read {name} in {folder}: {reason_of(error)}") from None
     raise UsageError(f"data.path {folder} has no {name}, nor {name}.gz")

@@ -12,15 +12,13 @@ import hashlib
 import os
 import platform
 import sysconfig
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from rnnlab import cache
+from rnnlab import archives, cache
 from rnnlab.cache import Remote
 from rnnlab.types import StorageError, UsageError
 from rnnlab.vocabulary import Vocabulary, check_level
@@ -74,7 +72,7 @@ REMOTES: dict[str, tuple[Remote, ...]] = {
     "text8": (
         Remote(
             file="text8.zip",
-            address="http://mattmahoney.net/dc/text8.zip",
+            address="https://mattmahoney.net/dc/text8.zip",
             digest="sha256:a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
             folder="",
             member="text8",
@@ -163,7 +161,7 @@ def names() -> list[str]:
 def _part(path: Path, member: str) -> Part:
     if member:
         name = f"{path}/{member}"
-        return Part(name, path, lambda: zipfile.ZipFile(path).open(member))  # type: ignore
+        return Part(name, path, lambda: archives.member(path, member))
     return Part(str(path), path, lambda: open(path, "rb"))
 
 
@@ -273,7 +271,7 @@ def _raw(part: Part) -> Iterator[bytes]:
             while raw:
                 raw = file.read(CHUNK)
                 yield raw
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, RuntimeError, *archives.DAMAGED) as error:
         raise UsageError(f"cannot read {part.name}: {cache.reason_of(error)}") from None
 
 
@@ -316,7 +314,7 @@ def _encode(
 def _mapped(path: Path, count: int, dtype: np.dtype) -> np.ndarray | None:
     """The array at `path` as a read-only map, or None if it is not there or not of that form."""
     try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens = archives.array(path)
     except (OSError, ValueError, EOFError):
         return None
     return tokens if tokens.shape == (count,) and tokens.dtype == dtype else None

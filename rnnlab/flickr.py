@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from rnnlab import cache, media
+from rnnlab import archives, cache, media
 from rnnlab.types import UsageError
 
 ADDRESSES = (
@@ -162,7 +162,7 @@ def _images(
 
     def valid() -> bool:
         try:
-            there = np.load(target, mmap_mode="r")
+            there = archives.array(target)
             return there.shape == shape and there.dtype == np.uint8
         except (OSError, ValueError):
             return False
@@ -177,16 +177,16 @@ def _images(
         np.save(file, pictures)
 
     cache.place(target, valid, write)
-    return np.load(target, mmap_mode="r")
+    return archives.array(target)
 
 
 def _features(path: Path, listed: dict[str, tuple[str, str]]) -> np.ndarray:
     """float32 [N, E] in the order of the lists."""
     try:
-        array = np.load(path, allow_pickle=False)
+        array = archives.array(path)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"data.features {path} is no array that NumPy can read: {error}") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise UsageError(f"data.features {path} must hold an array [N, E] of numbers")
     beside = path.with_suffix(".txt")
     names = [line.strip() for line in _lines(beside)]

@@ -163,9 +163,11 @@ def write(
 
 
 def _read(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot read the preamble {path}: it is no file")
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL in the name
         raise UsageError(f"cannot read the preamble {path}: {error}") from None
 
 

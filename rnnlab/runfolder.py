@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def lock(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK | os.X_OK):
             raise PermissionError(f"no permission to write in {workdir}")
+        no_links([workdir, workdir / "tensorboard"])
         file = (workdir / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"run folder {workdir} cannot be used: {line(error)}") from error
@@ -88,6 +89,17 @@ def lock(workdir: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 _overwrite(file.fileno(), "")
             fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork holds a copy
+
+
+def no_links(folders: Iterable[Path]) -> None:
+    """Raises UsageError for a link to a file in one of the folders: a run writes to the files of its
+    folder, and one that somebody else has made could have it write to any."""
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.is_symlink() and not path.is_dir():
+                raise UsageError(
+                    f"{path} is a link, through which another file would be written: remove it"
+                )
 
 
 def _overwrite(descriptor: int, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnlab import cache, media
+from rnnlab import archives, cache, media
 from rnnlab.types import UsageError
 
 VIDEOS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
@@ -126,7 +126,7 @@ def _numbers(file: Path) -> np.ndarray:
     """float64 [T, D] of a .npy or .csv file; raises UsageError."""
     try:
         if file.suffix.lower() == ".npy":
-            found = np.load(file, allow_pickle=False)
+            found = archives.array(file)
         else:
             lines = [*csv.reader(file.read_text("utf-8-sig").split("\n"))]
             found = np.array(_rows(file, lines))

@@ -49,7 +49,7 @@ class Worker:
         self.library = library
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in `close`
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rnnlab.worker", library, json.dumps([threads, retain])],
+            [sys.executable, "-P", "-m", "rnnlab.worker", library, json.dumps([threads, retain])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

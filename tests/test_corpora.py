@@ -491,8 +491,8 @@ def test_no_network_is_refused(cache, monkeypatch):
     register(monkeypatch, address, sha256(b""))
     refused(fetch, address, "Connection refused", "--config.data.path=FILE")
     assert list(cache.iterdir()) == []
-    register(monkeypatch, "http://nowhere.invalid/text", sha256(b""))
-    refused(fetch, "http://nowhere.invalid/text", "--config.data.path=FILE")
+    register(monkeypatch, "https://nowhere.invalid/text", sha256(b""))
+    refused(fetch, "https://nowhere.invalid/text", "--config.data.path=FILE")
 
 
 def test_server_that_refuses_is_named(cache, monkeypatch):

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "rnnlab"
 # A module may import those of the rows above its own; a package's name stands for all in it.
 LAYERS = (
     ("types", "machine", "slurm_task", "solved"),
-    ("draws", "optional"),
+    ("archives", "draws", "optional"),
     (
         *("audio", "morse", "ctc", "media", "scenes", "moving", "mot", "words", "dates", "latex"),
         *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),

@@ -223,7 +223,7 @@ def test_a_run_whose_texts_have_changed_is_refused(tmp_path):
     one = tasks.make(of_files(tmp_path / "files"))
     one.keep(tmp_path)
     (tmp_path / "run.json").write_text('{"data": {"sha256": "other"}}')
-    with pytest.raises(UsageError, match="have changed"):
+    with pytest.raises(UsageError, match="changed since"):
         tasks.make(of_files(tmp_path / "files"), kept=tmp_path)
 
 

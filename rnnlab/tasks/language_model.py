@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import corpora, data, metrics, model, runfolder, sample
+from rnnlab import archives, corpora, data, metrics, model, runfolder, sample
 from rnnlab.leaves import select
 from rnnlab.types import About, Array, Config, Model, Params, Probe, Task, UsageError
 from rnnlab.vocabulary import Vocabulary
@@ -178,10 +178,16 @@ def make(config: Config, kept: Path | None = None) -> Task:
         # Runs of older versions do not say what it was.
         told = runfolder.read_json(kept / "run.json")["data"].get("valid_sha256")
         try:
-            found = np.load(held, allow_pickle=False)
+            found = np.array(archives.array(held))
         except (ValueError, OSError, EOFError):
             found = None
-        if found is None or told not in (None, _sha256(found)):
+        if (
+            found is None
+            or told not in (None, _sha256(found))
+            or found.ndim != 1
+            or found.dtype.kind != "u"
+            or (found >= vocabulary.size).any()
+        ):
             raise UsageError(f"{held} is damaged: remove it, and the text itself is read again")
         return found
 

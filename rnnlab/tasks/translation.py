@@ -18,7 +18,6 @@ on the whole test set for a beam of eval.beam.
 import functools
 import hashlib
 import shlex
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import (
+    archives,
     cache,
     dates,
     decoder,
@@ -108,13 +108,15 @@ def _member(archive: str, digest: str, name: str) -> bytes:
     remote = cache.Remote(
         f"multi30k-{archive}", _ADDRESS + archive, f"sha256:{digest}", folder="", member=""
     )
-    with tarfile.open(cache.fetch(remote)) as packed:
-        for entry in packed:
-            if Path(entry.name).name == name:
-                found = packed.extractfile(entry)
-                if found is not None:
-                    return found.read()
-    raise UsageError(f"{archive} of Multi30k holds no {name}")
+    path = cache.fetch(remote)
+    try:
+        with open(path, "rb") as packed:
+            found = archives.members(packed, archive, lambda entry: entry.name == name)
+    except (OSError, *archives.DAMAGED) as error:
+        raise UsageError(f"cannot read {path}: {cache.reason_of(error)}") from None
+    if name not in found:
+        raise UsageError(f"{archive} of Multi30k holds no {name}")
+    return found[name]
 
 
 @functools.lru_cache(maxsize=2)
