@@ -3,10 +3,12 @@
 Pillow and PyAV are imported where they are used: whoever reads no media needs none of them.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 
+from rnnlab import archives
 from rnnlab.types import UsageError
 
 # ---- images
@@ -18,8 +20,8 @@ def image(path: Path | str, size: int) -> np.ndarray:
     Its height and width are each scaled to `size`, averaging over the pixels that become one, so that
     nothing is cut off and the shape of what is in it may change.
 
-    Raises UsageError naming the file if it cannot be read, is no image, or is cut short; or if Pillow
-    is not installed.
+    Raises UsageError naming the file if it cannot be read, is no image, is cut short, or has more pixels
+    than Pillow takes for sane; or if Pillow is not installed.
     """
     try:
         from PIL import Image, ImageOps
@@ -28,14 +30,19 @@ def image(path: Path | str, size: int) -> np.ndarray:
             "reading images needs the package pillow: pip install -c constraints.txt -e '.[media]'"
         ) from None
     try:
-        with Image.open(path) as opened:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened:
             whole = ImageOps.exif_transpose(opened).convert("RGB")
             scaled = whole.resize((size, size), Image.Resampling.BILINEAR)
             return np.asarray(scaled, np.uint8)
     except OSError as error:  # no file, no image (UnidentifiedImageError), or cut short
         reason = f"cannot be read: {error.strerror}" if error.strerror else _not_image(error)
         raise UsageError(f"{path} {reason}") from None
-    except (ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UsageError(f"{path} is not read: {error}") from None
+    except (ValueError, SyntaxError, EOFError) as error:
         raise UsageError(f"{path} {_not_image(error)}") from None
 
 
@@ -68,7 +75,7 @@ def video(path: Path | str, side: int = 0) -> np.ndarray:
         raise UsageError(
             f"reading videos needs the package {package}: pip install -c constraints.txt -e '.[media]'"
         ) from None
-    frames = []
+    frames, size = [], 0
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -80,6 +87,11 @@ def video(path: Path | str, side: int = 0) -> np.ndarray:
                 if side:
                     picture = picture.resize((side, side), Image.Resampling.BILINEAR)
                 frames.append(np.asarray(picture, np.uint8))
+                size += frames[-1].nbytes
+                if size > archives.MOST:
+                    raise UsageError(
+                        f"{path} has more than {archives.MOST >> 20} MiB of frames: cut it into shorter ones"
+                    )
     except av.error.FFmpegError as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None

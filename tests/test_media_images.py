@@ -74,6 +74,19 @@ def test_an_image_cut_short_is_named(suffix, tmp_path):
         media.image(path, 8)
 
 
+def test_a_picture_of_too_many_pixels_is_not_unpacked(tmp_path, monkeypatch, recwarn):
+    """Pillow warns from its limit on, and unpacks all the same up to twice as many."""
+    path = tmp_path / "bomb.png"
+    Image.new("RGB", (40, 30)).save(path)
+    for limit in (1000, 500):  # 1,200 pixels: above it, and above twice as many
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(UsageError, match=r"bomb\.png is not read: Image size \(1200 pixels\)"):
+            media.image(path, 8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
+    assert media.image(path, 8).shape == (8, 8, 3)
+    assert not recwarn.list
+
+
 def test_without_pillow_a_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UsageError, match="needs the package pillow: pip install"):

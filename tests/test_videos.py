@@ -47,6 +47,15 @@ def test_frames_are_scaled_to_a_side(name, tmp_path):
     assert found[:, :, :2].mean() < 8
 
 
+def test_a_video_of_too_many_frames_is_told(tmp_path, monkeypatch):
+    write(tmp_path / "a.avi", shades(8))
+    monkeypatch.setattr(media.archives, "MOST", 8 * 16 * 16 * 3)
+    assert media.video(tmp_path / "a.avi", 16).shape == (8, 16, 16, 3)
+    monkeypatch.setattr(media.archives, "MOST", 8 * 16 * 16 * 3 - 1)
+    with pytest.raises(UsageError, match=r"a\.avi has more than 0 MiB of frames"):
+        media.video(tmp_path / "a.avi", 16)
+
+
 def test_what_is_no_video_is_named(tmp_path):
     def refused(name, words, content=None):
         path = tmp_path / name
