@@ -258,9 +258,9 @@ def _tar(*entries: tuple[tarfile.TarInfo | str, bytes]) -> bytes:
 def _bombs(size: int) -> dict[str, tuple[bytes, str]]:
     """name -> (what is small, of what kind), more than `size` bytes of it come out."""
     zeros = bytes(size + 1)
-    header = tarfile.TarInfo("data/headed.txt")
+    header = tarfile.TarInfo("texts/headed.txt")
     header.pax_headers = {"comment": "x" * (size + 1)}
-    sparse = tarfile.TarInfo("data/sparse.txt")
+    sparse = tarfile.TarInfo("texts/sparse.txt")
     sparse.pax_headers = {
         "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(size * 4),
         "GNU.sparse.numblocks": "1", "GNU.sparse.map": f"{size * 4 - 1},1",
@@ -268,13 +268,13 @@ def _bombs(size: int) -> dict[str, tuple[bytes, str]]:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("text", zeros)
-    several = [(f"data/{n}.txt", bytes(size // 4)) for n in range(5)]
+    several = [(f"texts/{n}.txt", bytes(size // 4)) for n in range(5)]
     return {
         "gzip": (gzip.compress(zeros), "gz"),
         "gzip of many members": (gzip.compress(bytes(size // 8)) * 9, "gz"),
-        "tar, one member": (_tar(("data/one.txt", zeros)), "tar"),
+        "tar, one member": (_tar(("texts/one.txt", zeros)), "tar"),
         "tar, several members": (_tar(*several), "tar"),
-        "tar, a member that nobody reads": (_tar(("x.bin", zeros), ("data/a.txt", b"a")), "tar"),
+        "tar, a member that nobody reads": (_tar(("x.bin", zeros), ("texts/a.txt", b"a")), "tar"),
         "tar, a sparse file": (_tar((sparse, b"1")), "tar"),
         "tar, a long header": (_tar((header, b"1")), "tar"),
         "zip": (packed.getvalue(), "zip"),
@@ -288,7 +288,7 @@ def _registered(name: str, content: bytes, kind: str) -> Iterator[None]:
 
     digest = "sha256:" + hashlib.sha256(content).hexdigest()
     with _server({"/x": content}) as (address, _):
-        file, folder = ("x.zip" if kind == "zip" else "x"), ("data" if kind == "tar" else "")
+        file, folder = ("x.zip" if kind == "zip" else "x"), ("texts" if kind == "tar" else "")
         member = "text" if kind == "zip" else ""
         url = f"{address}/x" + (".gz" if kind == "gz" else "")
         remote = cache.Remote(file, url, digest, folder=folder, member=member)
@@ -418,13 +418,13 @@ def strangers(lab: Lab, share: float) -> Iterator[Tally]:
     secret = lab.place("secret.txt")
     secret.write_text("secret")
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
-    up = ".." + "/data/"
+    up = ".." + "/texts/"
     names = (
-        "data/a.txt",
+        "texts/a.txt",
         up + "a.txt",
-        f"{lab.folder}/data/a.txt",
+        f"{lab.folder}/texts/a.txt",
         up * 9 + "a.txt",
-        "data/\x1b[2J.txt",
+        "texts/\x1b[2J.txt",
     )
     empty = lab.place("empty")
     empty.mkdir()
@@ -434,7 +434,7 @@ def strangers(lab: Lab, share: float) -> Iterator[Tally]:
             for kind in (tarfile.REGTYPE, *kinds):
                 member = tarfile.TarInfo(name)
                 member.type, member.linkname = kind, str(secret)
-                content = _tar((member, b"content"), ("data/b.txt", b"b"))
+                content = _tar((member, b"content"), ("texts/b.txt", b"b"))
                 found = archives.members(
                     io.BytesIO(content), "x", lambda path: path.suffix == ".txt"
                 )
