@@ -78,7 +78,7 @@ def _fitting(config: Any) -> Iterator[None]:
         raise UsageError(
             "the config does not fit: " + str(error).strip("\"'").split("\n")[0]
         ) from error
-    except (OverflowError, MemoryError, RecursionError) as error:
+    except (OverflowError, RecursionError) as error:
         values = configuration.flat(config)
         largest = sorted(
             (key for key, v in values.items() if isinstance(v, int) and key != "seed"),
