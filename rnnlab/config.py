@@ -232,12 +232,23 @@ def _number(key: str, value: Any) -> None:
             raise UsageError(f"config key '{key}' must be at most {shown}, got {got}")
 
 
+def _name(key: str, value: str) -> None:
+    """Raise UsageError for a text that no file could have for its name."""
+    if "\0" in value:
+        raise UsageError(f"config key '{key}' has a NUL character in it")
+    if key.endswith("path") and value.startswith("~") and os.path.expanduser(value) == value:
+        user = value.partition("/")[0]
+        raise UsageError(f"config key '{key}' is {value}, and there is no home folder {user}")
+
+
 def validate(config: Config) -> None:
     """Raise UsageError where a count is out of range, a number is NaN or one that float32 and int32
     do not hold, or more is asked for at once than any memory holds; the parts check the rest."""
     values = flat(config)
     for key, value in values.items():
         _number(key, value)
+        if isinstance(value, str):
+            _name(key, value)
     least = {"seed": 0, "train.steps_per_dispatch": 0, "parallel.devices": 0, "diagnose.every": 0}
     least |= {f"train.{k}": 1 for k in ("steps", "batch_size", "window", "log_every", "keep")}
     least |= {f"train.{k}": 0 for k in ("eval_every", "checkpoint_every", "sample_every")}

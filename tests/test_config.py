@@ -321,6 +321,13 @@ def test_validate():
     configuration.validate(load())
     configuration.validate(load("seed=4294967295", "optim.clip_norm=inf"))
     configuration.validate(load("cell.gate_bias=3.4e38", "optim.learning_rate=1.2e-38"))
+    config = load()
+    config.name = "a\0b"
+    assert "'name' has a NUL character" in refused(configuration.validate, config)
+    homeless = ConfigDict({**load().to_dict(), "path": "~nobody-of-that-name/x"})
+    assert "no home folder ~nobody-of-that-name" in refused(configuration.validate, homeless)
+    homeless.path = "~/x"
+    configuration.validate(homeless)
     wide = load().unlock()
     wide.cell.hidden = 2**20
     configuration.validate(wide)

@@ -64,7 +64,15 @@ WORDS = (
         "[",
         "**",
     ),
-    *("~nobody/x", "rnnlab.tasks.copy", "language_model\n", "'; import os", "$HOME", "-", "a,b"),
+    *(
+        "~nobody-here/x",
+        "rnnlab.tasks.copy",
+        "language_model\n",
+        "'; import os",
+        "$HOME",
+        "-",
+        "a,b",
+    ),
 )
 
 

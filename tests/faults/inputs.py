@@ -26,7 +26,7 @@ from tests.faults import _hostile as hostile
 from tests.faults._driver import Accepted, Said, call, traced
 from tests.faults.lab import ROOT, Lab, Tally
 
-SHORT = 0.004
+SHORT = 0.002
 # Small, so that what is accepted is soon traced; of text of our own.
 OF_TEXT = (
     *("model.hidden=4", "model.layers=1", "train.batch_size=4", "train.window=8", "eval.streams=2"),
@@ -115,7 +115,9 @@ class Judge:
 
 def named_by(base: Base, key: str) -> tuple[str, ...]:
     """What a message about a value of this key may name: itself, or what it does not fit to."""
-    return (key.rpartition(".")[2], *(other for other in base.flat if "." in other))
+    last = key.rpartition(".")[2]
+    path = ("cannot read",) if last == "path" else ()  # followed by the path
+    return (last, *path, *(other for other in base.flat if "." in other))
 
 
 def values(lab: Lab, share: float) -> Iterator[Tally]:
