@@ -156,7 +156,7 @@ def folders(lab: Lab, share: float) -> Iterator[Tally]:
         for verb in VERBS:
             if verb in ("train", "diagnose") and share < 1:
                 continue
-            said = _driver.call(*_arguments(verb, target))
+            said = _driver.call(*_arguments(verb, target), seconds=300)
             problem = _executed(sentinel)
             if said.code not in (0, 2):
                 problem = problem or f"code {said.code}: {said.error} {said.line}"
