@@ -245,12 +245,22 @@ def programs(
         average = state.average
         if average is not None:
             average = optim.averaged(average, params, state.step + 1, average_decay)
-        # In the order of `quantities`.
-        finite = [jnp.isfinite(total), *_finite(grads), jnp.isfinite(norm)]
-        finite = jnp.stack([*finite, *_finite((params, average, inner, carry))])
-        where = jnp.argmin(finite).astype(jnp.int32)
         unseen = state.fault["step"] == 0
-        fine = finite.all() & unseen
+        # What is not finite in the parameters is not in their average either.
+        handed = (params if average is None else average, inner, carry)
+        fine = jnp.stack([jnp.isfinite(total), jnp.isfinite(norm), *_finite(handed)]).all()
+
+        def found() -> tuple[Array, Array]:
+            """(where in `quantities`, whether the state was sound), for a step that is not fine."""
+            finite = [jnp.isfinite(total), *_finite(grads), jnp.isfinite(norm)]
+            finite += _finite((params, average, inner, carry))
+            sound = jnp.stack(_finite(_kept(state))).all() if skip else jnp.ones((), bool)
+            return jnp.argmin(jnp.stack(finite)).astype(jnp.int32), sound
+
+        where, sound = jax.lax.cond(
+            fine, lambda: (jnp.zeros((), jnp.int32), jnp.ones((), bool)), found
+        )
+        fine &= unseen
         clip = optimiser.watch(inner)
         new = {
             "loss": total,
@@ -280,7 +290,6 @@ def programs(
         fault = jax.tree.map(lambda a, b: jnp.where(unseen, a, b), fault, state.fault)
         stay = state.replace(fault=fault)
         if skip:
-            sound = jnp.stack(_finite(_kept(state))).all()
             passed = unseen & sound & (state.skips["count"] < skip)
             at = state.skips["count"] % TOLD
             skips = {
