@@ -18,6 +18,7 @@ examples:
   python launch.py sample   --workdir=runs/mine --prime="def " --length=500 --temperature=0.8
   python launch.py diagnose --workdir=runs/mine
   python launch.py bench    step --cells=lstm --shapes=2x128xB50xT50
+  python launch.py doctor
 
 exit codes:
   0 done   1 rnnlab itself failed   2 bad flag, config or data   3 diverged   4 bad checkpoint
@@ -212,6 +213,13 @@ def parser() -> argparse.ArgumentParser:
 
     verb(
         "tasks", "list the tasks, with mapping, data and metric", "Each is a file of rnnlab/tasks."
+    )
+
+    verb(
+        "doctor",
+        "tell what this machine has, check itself, and say what is promised here",
+        "Versions, devices, threads, memory, folders, precision; then a self-check of a few seconds: "
+        "gradients, checkpoints, equal bits. Nothing but compiled programs stays on the disk.",
     )
 
     sweep = verb(
@@ -523,6 +531,18 @@ def run_tasks(flags: argparse.Namespace) -> None:
                 say(f"  {'':<23} train --config=experiments/{module.ABOUT.experiment}.py")
 
 
+def run_doctor(flags: argparse.Namespace) -> int:
+    from rnnlab import config, doctor, parallel, train
+
+    default = Path(__file__).resolve().parent / "experiments" / "default.py"
+    settings = config.load(str(default), [*doctor.TRIAL])
+    host.make_devices(parallel.host_devices(**train.wished(settings)))
+    problems = doctor.examine(settings, say)
+    if problems:
+        print(f"rnnlab: not all is well: {'; '.join(problems)}", file=sys.stderr)
+    return 1 if problems else 0
+
+
 def run_compile(flags: argparse.Namespace) -> None:
     from rnnlab import latex_report
 
@@ -577,6 +597,8 @@ def run(arguments: list[str]) -> int:
             run_train(flags, changes)
         elif flags.verb == "sweep":
             return run_sweep(flags, changes)
+        elif flags.verb == "doctor":
+            return run_doctor(flags)
         elif flags.verb == "diagnose":
             run_diagnose(flags, changes)
         else:

@@ -43,7 +43,7 @@ LAYERS = (
     ("diagnosis_figures", "train"),
     ("sections",),
     ("layer_sections",),
-    ("population", "diagnose", "latex_report"),
+    ("population", "diagnose", "latex_report", "doctor"),
     ("sweep",),
     ("report", "slurm"),
     ("executors", "flows"),
