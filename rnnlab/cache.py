@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import http.client
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,7 +22,8 @@ from rnnlab import archives
 from rnnlab.types import StorageError, UsageError
 
 CHUNK = 1 << 20  # bytes a read
-TIMEOUT = 30.0  # seconds without a byte before a download is given up
+TIMEOUT = 30.0  # seconds without a byte before a download is given up ...
+LEAST = 4 << 10  # ... or with fewer than so many: what trickles would take for ever
 
 
 class Remote(NamedTuple):
@@ -155,17 +157,24 @@ def _received(address: str) -> Iterator[bytes]:
         raise UsageError(f"{address} is not fetched: only https addresses are")
     request = urllib.request.Request(address, headers={"User-Agent": "rnnlab"})
     count, reason = 0, ""
+    began, before = time.monotonic(), 0
     try:
         with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
             length = response.headers.get("Content-Length")
-            while piece := response.read(CHUNK):
+            while piece := response.read1(CHUNK):  # what is there; `read` waits for all of it
                 count += len(piece)
                 yield piece
+                if (now := time.monotonic()) - began > TIMEOUT:
+                    if count - before < LEAST:
+                        raise TimeoutError(
+                            f"only {count - before} bytes came in {now - began:.0f} s"
+                        )
+                    began, before = now, count
         if length is not None and int(length) != count:
             reason = f"the connection closed after {count} of {length} bytes"
     except urllib.error.HTTPError as error:
         error.close()
-        reason = f"HTTP {error.code} {error.reason}"
+        reason = f"HTTP {error.code} {' '.join(str(error.reason).split())}"
     except (OSError, http.client.HTTPException) as error:
         reason = reason_of(error)
     if reason:
@@ -222,4 +231,5 @@ def reason_of(error: BaseException) -> str:
     inner = getattr(error, "reason", None)
     if isinstance(inner, BaseException):
         return reason_of(inner)
-    return getattr(error, "strerror", None) or str(inner or error) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(inner or error) or type(error).__name__
+    return " ".join(text.split())

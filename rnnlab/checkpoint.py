@@ -19,6 +19,8 @@ One process writes to a root at a time (runfolder.lock); any number may read.
 """
 
 import contextlib
+import errno
+import glob
 import hashlib
 import json
 import logging
@@ -26,6 +28,9 @@ import math
 import os
 import re
 import shutil
+import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -56,9 +61,9 @@ def save(
 ) -> Path:
     """Writes `state` as the checkpoint of `step` and returns its folder, once it is on the disk.
 
-    `root` is the run's folder of checkpoints, made if need be. `state` is a pytree of JAX arrays
-    (fully addressable or replicated), typed PRNG keys, NumPy arrays and scalars, and Python
-    numbers; it is only read. A checkpoint of the same step is replaced. Then all go but the `keep`
+    `root` is the run's folder of checkpoints, made if need be, but no folder above it. `state` is a
+    pytree of JAX arrays (fully addressable or replicated), typed PRNG keys, NumPy arrays and scalars,
+    and Python numbers; it is only read. A checkpoint of the same step is replaced. Then all go but the `keep`
     newest and the one with the lowest `metric`: None, or what is not finite, is never the best,
     and one that is damaged is never the newest. `extra` and `fingerprint` are JSON; what is not
     finite in them comes back as the strings "nan", "inf" and "-inf". `split` says over what the
@@ -88,12 +93,13 @@ def save(
     primary = jax.process_index() == 0
     with _storage_errors(folder):
         if primary:
-            root.mkdir(parents=True, exist_ok=True)
+            root.mkdir(exist_ok=True)  # and no parent: a run's folder that was removed stays so
             clean(root)
         try:
             if primary:
                 writing.mkdir()
-            _write_arrays(writing / _STATE, arrays)
+            with _staying(root, writing):
+                _write_arrays(writing / _STATE, arrays)
             if not primary:
                 return folder
             serials = [_serial(_meta(found)) for found in _folders(root).values()]
@@ -264,6 +270,24 @@ def _commit(writing: Path, folder: Path) -> None:
             os.rename(old, folder)
         raise
     _sync(folder.parent)
+
+
+@contextlib.contextmanager
+def _staying(root: Path, writing: Path) -> Iterator[None]:
+    """Raises FileNotFoundError if `root` is removed or moved meanwhile. Orbax makes every folder that
+    is missing, the run's own too: what it has made so goes again, unless somebody else is in it."""
+    held = os.open(root, os.O_RDONLY)  # no other folder gets its number while it is open
+    try:
+        yield
+    finally:
+        was = os.fstat(held)
+        os.close(held)
+        if not (root.exists() and os.path.samestat(root.stat(), was)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(writing)
+                root.rmdir()
+                root.parent.rmdir()
+            raise FileNotFoundError(errno.ENOENT, "it was removed or moved meanwhile")
 
 
 def _to_trash(folder: Path) -> Path:
@@ -498,14 +522,49 @@ def _context() -> Any:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Orbax logs tracebacks of what it raises as well; ours is the one line."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Orbax logs tracebacks of what it raises as well, and its event loop one for each array that it
+    had begun; ours is the one line."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         yield
+    except Exception:
+        hook = _but_closed_loops(hook)
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
     finally:
-        logger.setLevel(level)
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _but_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The hook without what TensorStore's threads still have to say after a call that has failed: each
+    array that was under way ends then, and finds its event loop closed; one for which there were too
+    few files is torn down half made."""
+    noise = ("Event loop is closed", "EventLoop' object has no attribute")
+
+    def told(unraisable: Any) -> None:
+        if not any(text in str(unraisable.exc_value) for text in noise):
+            hook(unraisable)
+
+    return told
+
+
+@contextlib.contextmanager
+def _without_patterns(folder: Path) -> Iterator[Path]:
+    """Another name for a folder, if one in its path is a pattern: Orbax looks by pattern for what it
+    has written, finds nothing in run[1], and says that all is well."""
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="rnnlab-") as name:
+        link = Path(name) / "checkpoint"
+        link.symlink_to(folder.parent, target_is_directory=True)
+        yield link / folder.name
 
 
 def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -514,8 +573,8 @@ def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     if not arrays:
         return
     try:
-        with _silence(), _context():
-            _orbax().save(str(folder), arrays)
+        with _silence(), _context(), _without_patterns(folder) as place:
+            _orbax().save(str(place), arrays)
     except OSError:
         raise
     except Exception as error:  # the leaves are plain arrays by now: what is left is the disk

@@ -1,11 +1,13 @@
 """What a person sees: the table of the model, the progress bar or plain lines, the last line."""
 
+import contextlib
 import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,17 +30,38 @@ def number(loss: float) -> str:
 
 def warn(text: str) -> None:
     """A warning, on standard error."""
-    print(f"rnnlab: warning: {one_line(text)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"rnnlab: warning: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-class _Console(Console):
-    """A console whose reader may go away (`| head`): a run is worth more than its output."""
+class _Output:
+    """Standard output, which may go away (`| head`, a terminal that is closed) or be a file on a full
+    disk: a run is worth more than its output, so that from then on there is none."""
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+    def __init__(self):
+        # And not what stands in its place while there is a bar.
+        self._stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._or_nothing():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._or_nothing():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _or_nothing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 class Display:
@@ -52,15 +75,21 @@ class Display:
         self, steps: int, unit: str, quiet: bool = False, silent: str = "", measure: str = "nats"
     ):
         # Samples are shown as they are: ":b:" in the text of a program is no emoji.
-        self._console = _Console(
-            highlight=False, soft_wrap=True, markup=False, emoji=False, quiet=bool(quiet or silent)
+        self._console = Console(
+            file=cast(IO[str], _Output()) if sys.stdout is not None else None,
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+            emoji=False,
+            quiet=bool(quiet or silent),
         )
         self._name = f"{silent}: " if silent else ""
         self._steps, self._unit, self._quiet, self._measure = steps, unit, quiet, measure
         self._began = time.monotonic()
         self._start = 0
         self._progress = None
-        if self._console.is_terminal and sys.stdout.isatty() and not (quiet or silent):
+        out = None if quiet or silent else sys.stdout  # which is None where it was closed
+        if self._console.is_terminal and out is not None and out.isatty():
             self._progress = Progress(
                 TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
                 BarColumn(bar_width=None),

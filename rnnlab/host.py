@@ -5,6 +5,7 @@ import ctypes
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 # malloc.h of glibc
@@ -45,7 +46,7 @@ def one_blas_thread() -> None:
 def keep_compiled(folder: Path) -> None:
     """Keep compiled programs in `folder`, so that the second launch starts at once.
 
-    An unwritable folder only costs the time to compile again.
+    An unwritable folder, or a full disk, only costs the time to compile again.
     """
     import jax
 
@@ -55,6 +56,8 @@ def keep_compiled(folder: Path) -> None:
         return
     if not os.access(folder, os.W_OK):
         return
+    # JAX warns of each program that it could not keep.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

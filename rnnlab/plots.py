@@ -1,5 +1,6 @@
 """Figures of a run."""
 
+import contextlib
 import math
 import os
 import warnings
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from rnnlab import solved
+from rnnlab.types import StorageError
 
 # Okabe and Ito's, which the colour-blind tell apart; with a marker each for print.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
@@ -122,12 +124,20 @@ def curves(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; it replaces `path` at once, never half-written."""
+    """Write a figure as PNG; it replaces `path` at once, never half-written. Raises StorageError if
+    the disk refuses."""
     part = path.with_name(f".{path.name}.part")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a folder's name may have any letter
-        figure.savefig(part, dpi=150, format="png")
-    os.replace(part, path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Glyph"
+            )  # a folder's name may have any letter
+            figure.savefig(part, dpi=150, format="png")
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 # ---- of a sweep: each takes the lines of `report.lines_of`

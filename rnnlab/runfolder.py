@@ -63,6 +63,13 @@ def lock(workdir: Path) -> Iterator[None]:
     """
     workdir = Path(workdir)
     try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"run folder {str(workdir)!a} cannot be used: its name is not UTF-8, which checkpoints "
+            "need: choose another --workdir"
+        ) from None
+    try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK | os.X_OK):
             raise PermissionError(f"no permission to write in {workdir}")
@@ -207,7 +214,8 @@ class Log:
     """An append-only text file of whole lines, cut back to a recorded size on resume.
 
     Every line goes to the operating system at once, so only a crash of the machine can lose what
-    was not synchronised. Every method raises StorageError if the disk refuses.
+    was not synchronised. Every method raises StorageError if the disk refuses; `append` and `sync`
+    also if the file has been removed or replaced, by whoever removed the run's folder, say.
     """
 
     def __init__(self, path: Path):
@@ -220,6 +228,7 @@ class Log:
         """Writes `text`, closed by a newline if it lacks one; all of it or nothing."""
         whole = text.encode() if text.endswith("\n") else f"{text}\n".encode()
         rest, before = memoryview(whole), self.size
+        self._check()
         with _storage_errors(self.path):
             try:
                 while rest:
@@ -231,8 +240,18 @@ class Log:
 
     def sync(self) -> None:
         """Returns once the lines are on the disk."""
+        self._check()
         with _storage_errors(self.path):
             os.fsync(self._file.fileno())
+
+    def _check(self) -> None:
+        """What is written to a file that has no name any more is lost."""
+        with _storage_errors(self.path), contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self.path.stat(), os.fstat(self._file.fileno())):
+                return
+        raise StorageError(
+            f"cannot write {self.path}: it was removed or replaced while the run went on"
+        )
 
     @property
     def size(self) -> int:
@@ -397,11 +416,12 @@ class Received:
 
 @contextlib.contextmanager
 def signals() -> Iterator[Received]:
-    """Turns SIGINT and SIGTERM into a flag, so that the loop can end after a whole step.
+    """Turns SIGINT, SIGTERM and SIGHUP into a flag, so that the loop can end after a whole step.
 
     A SIGINT that comes PATIENCE seconds after the first, or later, raises KeyboardInterrupt, to break a
-    hang: sooner it may be the same keystroke, and the state is still to be saved. The old handlers
-    come back at the end. Outside the main thread, where Python allows no handlers, nothing is caught.
+    hang: sooner it may be the same keystroke, and the state is still to be saved. A SIGHUP, which comes
+    when the terminal goes away, stays ignored if it was: by nohup, say. The old handlers come back at
+    the end. Outside the main thread, where Python allows no handlers, nothing is caught.
     """
     caught = Received()
     first = math.inf
@@ -417,7 +437,10 @@ def signals() -> Iterator[Received]:
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    old = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield caught
     finally:

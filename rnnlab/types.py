@@ -197,7 +197,7 @@ class OutOfMemoryError(RnnlabError):
 
 
 class Interrupted(RnnlabError):
-    """SIGINT or SIGTERM arrived; the state was saved. The exit code is 128 + the signal's number."""
+    """SIGINT, SIGTERM or SIGHUP arrived; the state was saved. The exit code is 128 + the signal's number."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)

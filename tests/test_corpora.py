@@ -9,6 +9,7 @@ import sys
 import tarfile
 import textwrap
 import threading
+import time
 import zipfile
 from contextlib import contextmanager
 
@@ -513,6 +514,39 @@ def test_silent_server_is_given_up(cache, monkeypatch):
         refused(fetch, address, "timed out")
         done.set()
     assert list(cache.iterdir()) == []
+
+
+def test_a_trickle_is_given_up_too(cache, monkeypatch):
+    monkeypatch.setattr(cache_module, "TIMEOUT", 0.1)
+
+    def trickle(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(100):  # 5 s
+            handler.wfile.write(b"a")
+            time.sleep(0.05)
+
+    began = time.monotonic()
+    with server(trickle) as (address, _):
+        register(monkeypatch, address, sha256(b"a" * 100))
+        refused(fetch, address, "bytes came in 0 s; --config")
+        assert time.monotonic() - began < 2
+    assert list(cache.iterdir()) == []
+
+
+def test_what_a_server_says_is_told_in_one_line(cache, monkeypatch):
+    def again(handler):
+        handler.send_response(302)
+        handler.send_header("Location", handler.path)
+        handler.end_headers()
+
+    for answer, told in (
+        (again, "would lead to an infinite loop. The last 30x error message was: Found; --config"),
+        (lambda handler: handler.wfile.write(b"220 mail\r\n"), "220 mail; --config"),
+    ):
+        with server(answer) as (address, _):
+            register(monkeypatch, address, sha256(b""))
+            refused(fetch, address, told)
 
 
 def test_md5_and_file_addresses(tmp_path, monkeypatch):

@@ -68,3 +68,15 @@ def test_the_limit_of_open_files_is_raised():
     soft, hard, most = map(int, done.stdout.split())
     assert soft == hard == most, done.stderr
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == most
+
+
+def test_programs_that_cannot_be_kept_cost_time_and_no_words(tmp_path):
+    code = (
+        "import resource, sys, jax; from pathlib import Path; from rnnlab import host\n"
+        "host.keep_compiled(Path(sys.argv[1]))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "print(jax.jit(lambda x: x + 1)(2))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("3\n", "")

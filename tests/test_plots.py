@@ -7,6 +7,7 @@ import pytest
 from matplotlib.image import imread
 
 from rnnlab import plots
+from rnnlab.types import StorageError
 
 
 def train_row(step, **changes):
@@ -125,3 +126,12 @@ def test_the_importers_backend_is_left_alone(tmp_path):
         assert matplotlib.get_backend() == "svg"
     finally:
         matplotlib.use(backend)
+
+
+def test_a_figure_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "curves.png").mkdir()
+    with pytest.raises(StorageError, match=r"cannot write .*curves\.png: Is a directory"):
+        draw([train_row(1)], tmp_path / "curves.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+    with pytest.raises(StorageError, match=r"cannot write .*away/curves\.png: No such file"):
+        draw([train_row(1)], tmp_path / "away" / "curves.png")

@@ -377,3 +377,41 @@ def test_signals_outside_the_main_thread():
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def test_a_hang_up_is_a_signal_too_unless_it_was_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    with runfolder.signals() as caught:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert caught.received == signal.SIGHUP
+    assert signal.getsignal(signal.SIGHUP) is before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with runfolder.signals() as caught:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert caught.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_log_whose_file_was_removed_or_replaced(tmp_path, replaced):
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.parent.mkdir()
+    with runfolder.Log(path) as log:
+        log.append("one")
+        shutil.rmtree(path.parent)
+        if replaced:
+            path.parent.mkdir()
+            path.write_text("another's\n")
+        for call in (lambda: log.append("two"), log.sync):
+            with pytest.raises(StorageError, match="was removed or replaced while the run went on"):
+                call()
+    assert path.exists() == replaced
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    folder = tmp_path / b"\xff".decode("utf-8", "surrogateescape")
+    with pytest.raises(UsageError, match="udcff' cannot be used: its name"), runfolder.lock(folder):
+        pass
+    assert not folder.exists()

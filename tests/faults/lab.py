@@ -130,9 +130,10 @@ class Lab:
         self, *arguments: object, program: tuple[str, ...] = (), **options
     ) -> subprocess.Popen:
         """Start `launch.py` with these arguments, in a process group of its own. program: in place of
-        launch.py, as arguments of Python. environment: added to ours."""
+        launch.py, as arguments of Python. environment: added to ours; None takes a variable away."""
         environment = {**os.environ, "RNNLAB_CACHE": str(self.cache), "PYTHONPATH": str(ROOT)}
         environment |= options.pop("environment", {})
+        environment = {name: value for name, value in environment.items() if value is not None}
         command = [sys.executable, *(program or (str(ROOT / "launch.py"),)), *map(str, arguments)]
         for stream in ("stdout", "stderr"):
             options.setdefault(stream, subprocess.PIPE)
@@ -171,7 +172,7 @@ def leaves(workdir: Path) -> dict[str, bytes]:
     """Every leaf of the newest state - parameters, average, optimiser, carried state, key, tally - as
     bytes, by its path."""
     settings = config.from_json(runfolder.read_json(workdir / "config.json"))
-    task, optimiser = train.build(settings)
+    task, optimiser = train.build(settings, kept=workdir)
     template = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
     found = checkpoint.restore(
         workdir / "checkpoints", template, fingerprint=task.fingerprint, warn=print
