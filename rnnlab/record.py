@@ -33,6 +33,9 @@ LOGS = {"metrics": "metrics.jsonl", "samples": "samples.txt", "diagnosis": "diag
 SUMMARY = "summary.json"  # written at the end, of what the other files say
 
 
+RESUMPTIONS = 20  # that run.json describes: the last ones; it counts them all
+
+
 def initial(config: Config, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
     """The state of step 0."""
     return stepping.start(task, optimiser, seed=config.seed, average=config.optim.ema > 0)
@@ -160,7 +163,9 @@ class Record:
         if resumed and path.exists():
             run = runfolder.read_json(path)
             runfolder.unchanged(self.workdir, "data", facts.get("source"), facts.get("sha256"))
-            run["resumed"] = [*run.get("resumed", []), {"step": self.start, **described}]
+            before = run.get("resumed", [])
+            run["resumptions"] = run.get("resumptions", len(before)) + 1
+            run["resumed"] = [*before, {"step": self.start, **described}][-RESUMPTIONS:]
         else:
             count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
             run = {**described, "data": facts, "parameters": count}
