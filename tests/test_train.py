@@ -607,3 +607,18 @@ def test_killed_at_random_moments_twenty_times(launched_straight, text, tmp_path
                 break
             kills += 1
         assert_same_run(launched_straight, workdir)
+
+
+def test_run_json_describes_the_last_resumptions_and_counts_them_all(straight, tmp_path):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    path = workdir / "run.json"
+    run = runfolder.read_json(path)
+    runfolder.write_json(path, run | {"resumed": [{"step": n} for n in range(25)]})
+    train.train(None, workdir, [])
+    run = runfolder.read_json(path)
+    assert run["resumptions"] == 26
+    assert [entry["step"] for entry in run["resumed"]] == [
+        *range(6, 25),
+        run["resumed"][-1]["step"],
+    ]
+    assert run["resumed"][-1]["versions"]
