@@ -13,6 +13,10 @@ means, the middle being the second quarter of the steps and the end the last qua
 - metrics.jsonl has at most 400 bytes a row, the event files at most 1,000; the run folder has at the end
   as many files as in the middle, and as many checkpoints as are kept.
 
+In a run of fewer than 5,000 steps, which has hardly warmed up, memory may grow by 48 MiB and a step take
+4 times as long: that is a test of the watching. (Orbax keeps some 18 kB of each checkpoint that it has
+saved: it is in the 16 MiB.)
+
 The run that is resumed 200 times takes a step more each time. Survived means: in the last resumption
 run.json is at most 1.1 times as large as after the first quarter of them, the checkpoints and all other
 files but the event files are as many, and a start has added one event file of at most 1,000 bytes for
@@ -50,7 +54,8 @@ class Look(NamedTuple):
 
 def campaign(lab: Lab, share: float) -> Iterator[Tally]:
     yield long_run(lab, share)
-    yield resumed(lab, share)
+    if share >= 0.05:
+        yield resumed(lab, share)
 
 
 def long_run(lab: Lab, share: float) -> Tally:
@@ -91,7 +96,7 @@ def long_run(lab: Lab, share: float) -> Tally:
         for low, high in ((0.25, 0.5), (0.75, 1.0))
     )
     rows = runfolder.read_rows(workdir / "metrics.jsonl")
-    found = verdicts(middle, end) | sizes(workdir, len(rows))
+    found = verdicts(middle, end, steps >= 5000) | sizes(workdir, len(rows))
     for name, (told, problem) in found.items():
         row.count(f"{name}: {told}", f"{name}: {told}" if problem else "")
     return row
@@ -115,8 +120,9 @@ def watched(pid: int, workdir: Path, every: int) -> list[Look]:
     return [Look(rows * every, memory, files, int(stat[17]), spent, kept)] if rows else []
 
 
-def verdicts(middle: list[Look], end: list[Look]) -> dict[str, tuple[str, bool]]:
+def verdicts(middle: list[Look], end: list[Look], warm: bool) -> dict[str, tuple[str, bool]]:
     """What is flat: name -> (in words, whether it is not)."""
+    most_memory, most_time = (MEMORY, 1.3) if warm else (3 * MEMORY, 4.0)
     if len(middle) < 3 or len(end) < 3:
         return {"looks": (f"{len(middle)} and {len(end)}: too few to tell", True)}
 
@@ -129,7 +135,9 @@ def verdicts(middle: list[Look], end: list[Look]) -> dict[str, tuple[str, bool]]
 
     grown = [statistics.median(look.memory for look in looks) for looks in (middle, end)]
     memory = grown[1] - grown[0]
-    found = {"memory": (f"{memory / 2**20:+.1f} MiB of {grown[1] / 2**20:.0f}", memory > MEMORY)}
+    found = {
+        "memory": (f"{memory / 2**20:+.1f} MiB of {grown[1] / 2**20:.0f}", memory > most_memory)
+    }
     for name in ("files", "threads"):
         before, after = most(middle, name), most(end, name)
         found[name] = (f"{before} and {after}", after > before + 4 * (name == "threads"))
@@ -140,7 +148,7 @@ def verdicts(middle: list[Look], end: list[Look]) -> dict[str, tuple[str, bool]]
     found["files in the folder"] = (f"{before:.0f} and {after:.0f}", after > before)
     before, after = each(middle), each(end)
     told = f"{1e3 * before:.2f} and {1e3 * after:.2f} ms"
-    found["CPU time a step"] = (told, after > 1.3 * before)
+    found["CPU time a step"] = (told, after > most_time * before)
     return found
 
 
