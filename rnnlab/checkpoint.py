@@ -534,11 +534,18 @@ def _silence() -> Iterator[None]:
     except Exception:
         hook = _but_closed_loops(hook)
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        logging.getLogger("asyncio").addFilter(_not_of_orbax)  # once: it is the same function
         raise
     finally:
         sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a line of asyncio's is not of a task of a call that has failed, found when it is freed."""
+    text = record.getMessage()
+    return not ("exception was never retrieved" in text and "orbax" in text)
 
 
 def _but_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
