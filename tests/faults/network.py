@@ -253,9 +253,9 @@ def fetching(lab: Lab, server: Server, share: float) -> Iterator[Tally]:
     row = Tally("download: no such host, a closed port, TLS that fails")
     with closed_port() as port, tls() as secure:
         for what, address in {
-            "no such host": "http://rnnlab.invalid/text",
+            "no such host": "https://rnnlab.invalid/text",
             "a closed port": f"http://127.0.0.1:{port}/text",
-            "TLS with a certificate that nobody signed": f"https://127.0.0.1:{secure}/text",
+            "TLS whose handshake fails": f"https://127.0.0.1:{secure}/text",
             "TLS where there is none": f"https://127.0.0.1:{server.port}/text",
         }.items():
             with cached(lab) as folder:
