@@ -91,7 +91,12 @@ def test_every_cell_and_option(case, float64):
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in SEPARATE if c.label in ("dropout_state", "everything")], ids=label
+    "case",
+    [
+        pytest.param(c, marks=() if c.label == "everything" else pytest.mark.slow, id=label(c))
+        for c in SEPARATE
+        if c.label in ("dropout_state", "everything")
+    ],
 )
 def test_every_cell_and_option_with_flags_in_reverse(case, float64):
     check(cells.get(case.cell, hidden=H, **case.options), "states", flags="all", reverse=True)

@@ -148,6 +148,7 @@ def test_a_caption_is_cut_at_the_window_and_one_that_is_none_is_padding():
 # The loss
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(params, float64):
     task, longer = (made(f"train.window={length}") for length in (9, 14))
     params = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)

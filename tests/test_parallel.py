@@ -163,6 +163,7 @@ def test_in_a_mesh_dropout_is_that_of_one_device(text):
     assert worst(one.params, two.params) < 1e-5
 
 
+@pytest.mark.slow
 @two_devices
 def test_apart_each_device_draws_masks_of_its_own(text):
     """Two halves of a batch that are alike come to different states, and always the same ones."""
@@ -219,6 +220,7 @@ def test_a_fault_on_one_device_stops_all(kind, text, monkeypatch):
         assert all(np.array_equal(a, b) for a, b in zip(kept[1], later, strict=True))
 
 
+@pytest.mark.slow
 @two_devices
 def test_groups_of_steps_in_a_mesh(text, float64):
     one, _ = stepped(text, "single", np.float64)

@@ -140,12 +140,11 @@ def worst(a, b) -> float:
     return max(of(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 @two_devices
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("mapped", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
-@pytest.mark.parametrize(
-    "members", [MEMBERS[2:5], pytest.param(MEMBERS, marks=pytest.mark.slow)], ids=["three", "all"]
-)
+@pytest.mark.parametrize("mapped", ["loop", "vmap"])
+@pytest.mark.parametrize("members", [MEMBERS[2:5], MEMBERS], ids=["three", "all"])
 def test_each_member_is_the_run_alone_in_float64(text, mapped, members):
     configs = [made(text, changes) for changes in members]
     # An odd number on two devices: a slot is empty.
@@ -171,7 +170,7 @@ def test_each_member_is_the_run_alone_in_float32(text, mapped, cell):
         )
 
 
-@pytest.mark.parametrize("mapped", ["loop", "vmap"])
+@pytest.mark.parametrize("mapped", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
 def test_a_member_that_diverges_is_frozen_and_touches_no_other(text, mapped):
     configs = [made(text, {"seed": seed}) for seed in range(3)]
     well, ill = begun(configs, mapped=mapped), begun(configs, mapped=mapped, poison=(1,))

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes", "float64")
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PLAIN = [c for c in CASES if not c.options or set(c.options) & {"layer_norm", "peepholes", "reset"}]
 
+QUICK = (("lengths", True), ("all", False))
+
 
 def setting(cell: Cell, flags: str = "none") -> Any:
     """(params, carry, x, weights of y and of the final carry, flags)."""
@@ -83,8 +85,14 @@ def test_norms_and_gradients_are_those_of_each_state(case: Case, how):
         np.testing.assert_allclose(found, np.linalg.norm(whole, axis=-1), rtol=1e-10)
 
 
-@pytest.mark.parametrize("flags", ["lengths", "mask", "reset", "all"])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("flags", "reverse"),
+    [
+        pytest.param(flags, reverse, marks=() if (flags, reverse) in QUICK else pytest.mark.slow)
+        for flags in ("lengths", "mask", "reset", "all")
+        for reverse in (False, True)
+    ],
+)
 def test_a_tap_changes_no_value_and_both_paths_agree(flags, reverse):
     cell = cells.get("lstm", hidden=H)
     given = setting(cell, flags)

@@ -370,6 +370,7 @@ def test_several_steps_a_dispatch_are_the_same_run(straight, text, tmp_path, mon
     assert_same_run(straight, workdir)
 
 
+@pytest.mark.slow
 def test_divergence_is_found_in_a_group_too(text, tmp_path):
     wild = ("optim.name=sgd", "optim.learning_rate=1e38", "optim.clip_norm=inf", "optim.ema=0")
     told = []

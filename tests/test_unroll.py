@@ -402,6 +402,7 @@ def test_sqrt_chunk():
     assert sqrt_chunk(0) == 1
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_root_of_time():
     """Four times the steps: twice the memory in chunks, four times without."""
 
