@@ -3,7 +3,7 @@
 The estimate is what must be there at once: the state (parameters, their average, the optimiser's
 moments, the carried state), a gradient, and what the forward pass leaves for the backward pass, as JAX
 finds it by tracing the loss with shapes alone. Beside `memory_analysis()` of the compiled step it was
-0.45 to 1.04 times XLA's figure in 26 runs: every cell, option and path of the model, remat, keep, B of
+0.45 to 1.04 times XLA's figure in 23 runs: every cell, option and path of the model, remat, keep, B of
 1 to 64, T of 16 to 4096, and the tasks adding, captions, actions, tracking and speech. A run is
 refused only where the estimate divided by MARGIN is not there, which would not fit.
 """

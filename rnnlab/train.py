@@ -164,6 +164,8 @@ def mended_config(workdir: Path, warn: Callable[[str], None]) -> Config | None:
     try:
         found = saved_config(workdir)
     except UsageError:
+        if not (workdir / "checkpoints").is_dir():
+            raise
         found = None
     if found is None and (workdir / "checkpoints").is_dir():
         with runfolder.lock(workdir):

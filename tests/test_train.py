@@ -315,6 +315,23 @@ def test_a_changed_text_is_refused(straight, text, tmp_path):
         text.write_text(old)
 
 
+def test_a_damaged_config_is_named_or_put_back(straight, text, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    path = workdir / "config.json"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"steps": 30', b'"steps": 31'))
+    with pytest.raises(UsageError, match=r"config\.json: it has changed .* puts it back"):
+        train.open_run(workdir, "best", print)
+    assert train.mended_config(workdir, print) == config.from_json(runfolder.read_json(path))
+    assert path.read_bytes() == content
+    assert "put back as it was at step 30" in capsys.readouterr().out
+    path.write_bytes(content.replace(b'"steps": 30', b'"steps": 31'))
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(UsageError, match=r"config\.json: it has changed"):
+        train.train(None, workdir, [])
+
+
 def test_a_folder_in_use_is_refused(straight, text):
     with runfolder.lock(straight), pytest.raises(InUseError):
         train.train(None, straight, [])
