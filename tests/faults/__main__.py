@@ -54,6 +54,8 @@ def main(arguments: list[str]) -> int:
             for row in module.campaign(Lab(Path(folder), flags.seed), flags.share):
                 print(line(row, time.monotonic() - began), flush=True)
                 lost += [f"{row.fault}: {problem}" for problem in row.lost]
+                for problem in row.lost:
+                    print(f"LOST {problem}", file=sys.stderr, flush=True)
                 began = time.monotonic()
     for problem in lost:
         print(f"LOST {problem}")
