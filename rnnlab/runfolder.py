@@ -118,16 +118,21 @@ def _overwrite(descriptor: int, text: str) -> None:
 
 
 def write_json(path: Path, obj: dict[str, Any]) -> None:
+    """`write` of an object of numbers, texts, lists and objects, see `to_text`."""
+    write(path, to_text(obj).encode())
+
+
+def write(path: Path, content: bytes) -> None:
     """Replaces the file at `path` as a whole, so that no reader meets half of it.
 
     Raises StorageError if the disk refuses; the old file is then still there.
     """
-    path, text = Path(path), to_text(obj)
+    path = Path(path)
     writing = path.with_name(f".{path.name}.writing")
     with _storage_errors(path):
         try:
-            with writing.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with writing.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(writing, path)

@@ -9,7 +9,7 @@ beside it.
 import ast
 import functools
 import hashlib
-import os
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -293,9 +293,9 @@ def make(config: Config, kept: Path | None = None) -> Task:
         runfolder.write_json(folder / "vocabulary.json", vocabulary.to_json())
         valid = corpus()[2]
         if valid.nbytes <= KEPT_AT_MOST:
-            part = folder / ".valid.part.npy"
-            np.save(part, valid)
-            os.replace(part, folder / "valid.npy")
+            content = io.BytesIO()
+            np.save(content, valid)
+            runfolder.write(folder / "valid.npy", content.getvalue())
 
     def facts() -> dict[str, Any]:
         text, train, valid = corpus()

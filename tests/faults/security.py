@@ -212,7 +212,7 @@ def links(lab: Lab, share: float) -> Iterator[Tally]:
             "diagnosis/diagnosis.md",
             "shown/x.png",
             "latex/latex.md",
-            ".valid.part.npy",
+            ".valid.npy.writing",
             "vocabulary.json",
         ),
     )
