@@ -25,6 +25,7 @@ from rnnlab.types import (
     DivergedError,
     Params,
     RnnlabError,
+    StorageError,
     Task,
     UsageError,
 )
@@ -277,7 +278,12 @@ class Record:
             return []
         from rnnlab import plots  # not before the first step: it brings matplotlib
 
-        rows = runfolder.read_rows(self.workdir / "metrics.jsonl")
+        try:
+            rows = runfolder.read_rows(self.workdir / LOGS["metrics"])
+        except (
+            UsageError
+        ) as error:  # this run has written it: the folder has gone, or the disk is at fault
+            raise StorageError(str(error)) from error
         plots.curves(
             rows,
             self.workdir / "curves.png",

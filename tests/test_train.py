@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from rnnlab import checkpoint, config, host, parallel, runfolder, train
-from rnnlab.types import DivergedError, InUseError, UsageError
+from rnnlab import checkpoint, config, host, parallel, record, runfolder, train
+from rnnlab.types import DivergedError, InUseError, StorageError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 30
@@ -330,6 +330,20 @@ def test_a_damaged_config_is_named_or_put_back(straight, text, tmp_path, capsys)
     shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(UsageError, match=r"config\.json: it has changed"):
         train.train(None, workdir, [])
+
+
+def test_rows_that_have_gone_while_the_run_goes_on_are_the_disks_fault(text, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    validated = record.Record.validated
+
+    def removed(self, step, found):
+        better = validated(self, step, found)
+        (workdir / "metrics.jsonl").unlink()
+        return better
+
+    monkeypatch.setattr(record.Record, "validated", removed)
+    with pytest.raises(StorageError, match=r"cannot read .*metrics\.jsonl: No such file"):
+        train.train(made(text), workdir, [])
 
 
 def test_a_folder_in_use_is_refused(straight, text):
