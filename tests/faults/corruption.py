@@ -23,10 +23,8 @@ from tests.faults.lab import Lab, Tally
 
 SHORT = 0.01
 FLIPS = 100  # of one bit each, in each file of a checkpoint
-FILES = (  # of the run folder
-    *("config.json", "run.json", "vocabulary.json", "summary.json"),
-    *("metrics.jsonl", "samples.txt"),
-)
+KEPT = ("config.json", "run.json", "vocabulary.json")  # of the run folder; and what it grows by
+FILES = (*KEPT, "summary.json", "metrics.jsonl", "samples.txt")
 
 
 def flip(path: Path, draw: random.Random) -> None:
@@ -144,7 +142,7 @@ def _run_folder(lab: Lab, share: float) -> Iterator[Tally]:
                 continue
             for number in range(lab.many(16, share) if damage is flip else 1):
                 # What is left to train of the stopped run takes longer than all else.
-                goes_on = share == 1 and number == 0 and name != "summary.json"
+                goes_on = share == 1 and number == 0 and name in KEPT
                 row.count(
                     "named; put back", problem(stopped if goes_on else lab.straight, name, damage)
                 )
