@@ -645,7 +645,9 @@ def test_run_json_describes_the_last_resumptions_and_counts_them_all(straight, t
     workdir = shutil.copytree(straight, tmp_path / "run")
     path = workdir / "run.json"
     run = runfolder.read_json(path)
-    runfolder.write_json(path, run | {"resumed": [{"step": n} for n in range(25)]})
+    runfolder.write_json(
+        path, run | {"resumed": [{"step": n} for n in range(25)], "resumptions": 25}
+    )
     train.train(None, workdir, [])
     run = runfolder.read_json(path)
     assert run["resumptions"] == 26
