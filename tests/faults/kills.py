@@ -1,11 +1,11 @@
 """Kills: SIGKILL, SIGTERM and SIGINT at random moments of every phase of a run and of a sweep.
 
 A run is started, killed, and started again by the same command, until it has been struck often enough and
-is left to end. A kill survives if every checkpoint that is listed is whole, the newest one is not older
-than before, every JSON file is whole or not there, and the next start goes on; the run, if it ends with
-parameters, optimiser, average, carried state, random key, rows and samples equal to the bit to those of
-one that nothing struck, no row missing or twice. A signal survives if, besides, the process ends within a
-step and a second with 128 + its number and the state of that step saved.
+is left to end. A kill survives if every checkpoint that is listed is whole, the newest one (of a sweep: the
+newest of all its members) is not older than before, every JSON file is whole or not there, and the next
+start goes on; the run, if it ends with parameters, optimiser, average, carried state, random key, rows and
+samples equal to the bit to those of one that nothing struck, no row missing or twice. A signal survives if,
+besides, the process ends within a step and a second with 128 + its number and the state of that step saved.
 """
 
 import os
@@ -88,13 +88,14 @@ class Strike(NamedTuple):
     twice: bool
 
 
-def state(runs: tuple[Path, ...]) -> tuple[dict[Path, int], list[str]]:
-    """(run -> its newest checkpoint, what is wrong with their files)."""
-    newest, wrong = {}, []
+def state(runs: tuple[Path, ...]) -> tuple[int, list[str]]:
+    """(the newest step of which all have a checkpoint, what is wrong with their files). Members of a
+    sweep that are one program go on from that step; what one of them alone has is made again."""
+    there, wrong = [], []
     for run in runs:
         root = run / "checkpoints"
         steps = checkpoint.steps(root)
-        newest[run] = max(steps, default=0)
+        there.append(set(steps))
         for step in steps:
             if fault := checkpoint.fault(root, step):
                 wrong.append(f"{run.name}: checkpoint {step}: {fault}")
@@ -103,7 +104,7 @@ def state(runs: tuple[Path, ...]) -> tuple[dict[Path, int], list[str]]:
                 runfolder.read_json(path)
             except UsageError as error:
                 wrong.append(str(error))
-    return newest, wrong
+    return max(set.intersection(*there), default=0), wrong
 
 
 class Struck(NamedTuple):
@@ -145,7 +146,7 @@ def strike(lab: Lab, victim: Victim, blow: Strike | None) -> Struck:
     return Struck(phase, process.returncode, time.monotonic() - sent, said)
 
 
-def wrong_end(blow: Strike, struck: Struck, runs: tuple[Path, ...], newest: dict[Path, int]) -> str:
+def wrong_end(blow: Strike, struck: Struck, newest: int) -> str:
     """What is wrong with how a process ended that was sent a signal; "" if nothing is."""
     last = struck.said.strip().split("\n")[-1]
     if "Traceback" in struck.said:
@@ -158,25 +159,27 @@ def wrong_end(blow: Strike, struck: Struck, runs: tuple[Path, ...], newest: dict
         return ""  # not yet under way: there is nothing to save, or one step must end first
     if struck.seconds > PROMPT:
         return f"it took {struck.seconds:.1f} s to end in the phase {struck.phase}"
-    told = [f"after step {step};" in struck.said for step in newest.values()]
-    return "" if any(told) else f"the state of the last step is not saved: {last}"
+    return (
+        ""
+        if f"after step {newest};" in struck.said
+        else f"the state of the last step is not saved: {last}"
+    )
 
 
 def run_down(lab: Lab, victim: Victim, blows: list[Strike]) -> list[tuple[str, str]]:
     """Strike the command until it has ended; (phase, what was lost or "") for each that struck. Those that
     it ended before stay in `blows`."""
     found: list[tuple[str, str]] = []
-    before: dict[Path, int] = {}
+    before = 0
     for _ in range(EACH + 1):
         blow = blows[0] if blows and len(found) < EACH else None
         struck = strike(lab, victim, blow)
         newest, wrong = state(victim.runs)
-        for run, step in newest.items():
-            if step < before.get(run, 0):
-                wrong.append(f"{run.name}: the newest checkpoint was {before[run]}, then {step}")
+        if newest < before:
+            wrong.append(f"the newest checkpoint was {before}, then {newest}")
         if struck.phase and blow:
             blows.pop(0)
-            wrong += filter(None, [wrong_end(blow, struck, victim.runs, newest)])
+            wrong += filter(None, [wrong_end(blow, struck, newest)])
             found.append((struck.phase, "; ".join(wrong)))
         elif struck.code:
             found.append(
