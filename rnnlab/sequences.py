@@ -289,6 +289,8 @@ def make(
     sizes: dict[str, Any] = {"input_size": problem.inputs, "output_size": problem.outputs}
     sizes["real"] = problem.vectors
     if encoder is not None:
+        if encoder.places:  # a map, and no vector
+            raise UsageError(f"encoder.features must be at least 1, got {config.encoder.features}")
         sizes["input_size"] = encoder.size
 
     def built(of: Callable[..., Model], **options: Any) -> Model:

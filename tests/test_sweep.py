@@ -144,7 +144,7 @@ def assert_same_sweep(one: Path, other: Path) -> None:
         a, b = one / "members" / name, other / "members" / name
         assert rows(a) == rows(b)
         assert final(a) == final(b)
-        summaries = [json.loads((w / "summary.json").read_text()) for w in (a, b)]
+        summaries = [runfolder.read_json(w / "summary.json") for w in (a, b)]
         for summary in summaries:
             for key in TIMES:
                 summary.pop(key, None)

@@ -266,3 +266,10 @@ def test_a_box_of_negative_size_is_drawn_as_a_point(tmp_path):
     assert all(
         path.exists() for path in task_figures.tracking(videos, tmp_path, milliseconds=100, shown=8)
     )
+
+
+def test_an_encoder_without_a_vector_at_its_end_is_refused():
+    path = str(ROOT / "experiments" / "tracking.py")
+    settings = configuration.load(path, ["encoder.features=0"])
+    with pytest.raises(UsageError, match=r"encoder\.features must be at least 1, got 0"):
+        tracking.make(settings)

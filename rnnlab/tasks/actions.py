@@ -261,8 +261,6 @@ def _with(
 
     encoder = None
     if len(shape) == 3:
-        if config.encoder.features < 1:
-            raise UsageError(f"encoder.features must be at least 1, got {config.encoder.features}")
         encoder = encoders.conv(
             shape=(shape[0], shape[1], shape[2]),
             channels=tuple(config.encoder.channels),
