@@ -98,7 +98,7 @@ def save(
         try:
             if primary:
                 writing.mkdir()
-            with _staying(root, writing):
+            with _staying(root, writing) if primary else contextlib.nullcontext():
                 _write_arrays(writing / _STATE, arrays)
             if not primary:
                 return folder
