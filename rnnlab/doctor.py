@@ -192,11 +192,11 @@ def _room(path: Path) -> str:
         return f"{path}: {cache.reason_of(error)}"
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.4g} {unit}"
-        count /= 1024  # type: ignore
+        count /= 1024
     return f"{count:,.1f} GiB"
 
 

@@ -231,17 +231,21 @@ class Log:
 
     def append(self, text: str) -> None:
         """Writes `text`, closed by a newline if it lacks one; all of it or nothing."""
-        whole = text.encode() if text.endswith("\n") else f"{text}\n".encode()
-        rest, before = memoryview(whole), self.size
+        content = text.encode() if text.endswith("\n") else f"{text}\n".encode()
+        before = self.size
         self._check()
         with _storage_errors(self.path):
             try:
-                while rest:
-                    rest = rest[self._file.write(rest) :]
+                self._put(content)
             except OSError:
                 self._file.truncate(before)
                 raise
-        self._hash.update(whole)
+        self._hash.update(content)
+
+    def _put(self, content: bytes) -> None:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def sync(self) -> None:
         """Returns once the lines are on the disk."""
@@ -288,9 +292,7 @@ class Log:
                 warn(f"{self.path} has changed since it was written: its lines are put back")
                 content = copy.read_bytes()
                 self._file.truncate(0)
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
+                self._put(content)
             elif self.size < size:
                 warn(f"{self.path} has {self.size} bytes, {size} were recorded: lines are missing")
                 size = content.rfind(b"\n") + 1

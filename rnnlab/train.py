@@ -161,13 +161,14 @@ def open_run(workdir: Path, which: str, warn: Callable[[str], None]) -> Run:
 
 def mended_config(workdir: Path, warn: Callable[[str], None]) -> Config | None:
     """`saved_config`; if that is damaged or missing and a checkpoint has a copy, after `heal`."""
+    copied = (workdir / "checkpoints").is_dir()
     try:
         found = saved_config(workdir)
     except UsageError:
-        if not (workdir / "checkpoints").is_dir():
+        if not copied:
             raise
         found = None
-    if found is None and (workdir / "checkpoints").is_dir():
+    if found is None and copied:
         with runfolder.lock(workdir):
             heal(workdir, warn)
         found = saved_config(workdir)
@@ -185,8 +186,6 @@ def saved_config(workdir: Path) -> Config | None:
         raise UsageError(
             f"{error}; python launch.py train --workdir={workdir} puts it back from a checkpoint"
         ) from error
-    if not isinstance(saved, dict):
-        raise UsageError(f"{path} is damaged: it holds no config")
     for part, values in LATER.items():
         if not isinstance(saved.get(part, {}), dict):
             raise UsageError(f"{path} is damaged: '{part}' in it has no keys")

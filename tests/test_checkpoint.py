@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rnnlab import checkpoint
+from rnnlab import checkpoint, serialise
 from rnnlab.types import CheckpointError, StorageError, UsageError
 
 FINGERPRINT = {"model": {"hidden": 4, "layers": [4, 4]}, "vocabulary": "abc"}
@@ -525,12 +525,12 @@ def quick(monkeypatch):
         folder.mkdir()
         np.savez(folder / "arrays.npz", **arrays)
 
-    def read(folder, template, lacking):
+    def read(folder, like):
         with np.load(folder / "arrays.npz") as arrays:
             return dict(arrays)
 
-    monkeypatch.setattr(checkpoint, "_write_arrays", write)
-    monkeypatch.setattr(checkpoint, "_read_arrays", read)
+    monkeypatch.setattr(serialise, "write", write)
+    monkeypatch.setattr(serialise, "read", read)
 
 
 def sweep(tmp_path, monkeypatch, error, expected, step):
@@ -603,7 +603,7 @@ def test_what_orbax_cannot_write_is_one_line(tmp_path, monkeypatch, raised, told
         raise ValueError(raised)
 
     save(tmp_path, 1)
-    monkeypatch.setattr(checkpoint._orbax(), "save", refuse)
+    monkeypatch.setattr(serialise._orbax(), "save", refuse)
     with pytest.raises(StorageError) as error:
         save(tmp_path, 2)
     assert str(error.value) == f"cannot write checkpoint {tmp_path / '00000002'}: {told}"
@@ -621,7 +621,7 @@ SAVER = """
 import sys
 import numpy as np
 from pathlib import Path
-from rnnlab import checkpoint
+from rnnlab import checkpoint, serialise
 
 root, step = Path(sys.argv[1]), int(sys.argv[2])
 while True:

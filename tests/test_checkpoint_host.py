@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnnlab import checkpoint
+from rnnlab import checkpoint, serialise
 from rnnlab.types import StorageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,8 +52,8 @@ def test_a_run_folder_that_goes_during_a_save(tmp_path, monkeypatch, how):
 
     run.mkdir()
     save(run / "checkpoints", 1)
-    real = checkpoint._write_arrays
-    monkeypatch.setattr(checkpoint, "_write_arrays", write)
+    real = serialise.write
+    monkeypatch.setattr(serialise, "write", write)
     with pytest.raises(StorageError, match="it was removed or moved meanwhile"):
         save(run / "checkpoints", 2)
     if how == "another's":
@@ -69,7 +69,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from rnnlab import checkpoint
+from rnnlab import checkpoint, serialise
 from rnnlab.types import StorageError
 tree = {f"w{i}": np.zeros(5000, np.float32) for i in range(40)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))

@@ -31,7 +31,7 @@ LAYERS = (
         "task_figures",
         "runfolder",
     ),
-    ("bptt", "cudnn", "saturation", "dynamics"),
+    ("bptt", "cudnn", "saturation", "dynamics", "serialise"),
     (
         *("cells", "unroll", "data", "corpora", "optim", "metrics", "checkpoint"),
         "fixed_points",

@@ -16,34 +16,10 @@ import pytest
 
 from rnnlab import checkpoint, config, host, parallel, record, runfolder, train
 from rnnlab.types import DivergedError, InUseError, StorageError, UsageError
+from tests.faults.lab import SMALL, differences, leaves, make_text, rows
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 30
-# Carried state, dropout, an average, and rows at steps that no checkpoint falls on.
-SMALL = [
-    "model.cell=lstm",
-    "model.hidden=8",
-    "model.layers=2",
-    "model.dropout=0.2",
-    "model.options.recurrent_dropout=0.1",
-    "optim.warmup_steps=5",
-    "train.batch_size=4",
-    "train.window=8",
-    "train.log_every=4",
-    "train.eval_every=10",
-    "train.sample_every=15",
-    "train.checkpoint_every=7",
-    "eval.streams=4",
-    "eval.window=32",
-    "eval.burn_in=8",
-    "eval.random_windows=8",
-    "eval.random_window=16",
-    "sample.length=20",
-    "data.forget=0.1",
-    f"train.steps={STEPS}",
-    "train.steps_per_dispatch=1",
-]
-TIMES = ("seconds", "chars_per_second")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,12 +32,7 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
-    """A text with some structure, 6,000 characters."""
-    draw = random.Random(0)
-    words = ["to", "be", "or", "not", "that", "is", "the", "question", "é"]
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(" ".join(draw.choice(words) for _ in range(1500))[:6000], encoding="utf-8")
-    return path
+    return make_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 def made(text: Path, *changes: str):
@@ -70,36 +41,8 @@ def made(text: Path, *changes: str):
     )
 
 
-def rows(workdir: Path) -> list[dict]:
-    """The rows of a run without what no two runs share: times."""
-    found = runfolder.read_rows(workdir / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in found]
-
-
-def final(workdir: Path) -> dict[str, bytes]:
-    """Every leaf of the newest state, as bytes, by its path."""
-    settings = config.from_json(runfolder.read_json(workdir / "config.json"))
-    task, optimiser = train.build(settings)
-    template = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
-    state, meta = checkpoint.restore(
-        workdir / "checkpoints", template, fingerprint=task.fingerprint, warn=print
-    )
-    assert meta["step"] == int(state.step) == STEPS
-    plain = state.replace(key=jax.random.key_data(state.key))
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(plain)
-    }
-
-
 def assert_same_run(one: Path, other: Path) -> None:
-    assert rows(one) == rows(other)
-    assert (one / "samples.txt").read_text() == (other / "samples.txt").read_text()
-    a, b = final(one), final(other)
-    assert a.keys() == b.keys()
-    assert [k for k in a if a[k] != b[k]] == []
-    best = [json.loads((w / "summary.json").read_text())["valid_loss"] for w in (one, other)]
-    assert best[0] == best[1]
+    assert differences(one, other) == []
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +173,7 @@ def test_evaluation_sampling_and_checkpoints_do_not_change_training(straight, te
     workdir = tmp_path / "run"
     quiet = ("train.eval_every=0", "train.sample_every=0", "train.checkpoint_every=0")
     train.train(made(text, *quiet), workdir, [])
-    assert final(workdir) == final(straight)
+    assert leaves(workdir) == leaves(straight)
 
 
 def test_a_finished_run_is_left_as_it_is(straight, text, capsys):
@@ -256,7 +199,7 @@ def test_a_run_on_a_constant_schedule_can_be_made_longer(text, tmp_path):
     train.train(made(text, *constant, "train.steps=20"), short, [])
     train.train(made(text, *constant), short, [])
     train.train(made(text, *constant), long, [])
-    assert final(short) == final(long)
+    assert leaves(short) == leaves(long)
     assert [r["step"] for r in rows(short)] == [r["step"] for r in rows(long)]
 
 
