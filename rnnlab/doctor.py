@@ -87,11 +87,11 @@ def examine(config: Config, say: Callable[[str], None]) -> list[str]:
     for title, rows in sections(config).items():
         say(f"\n{title}")
         for name, value in rows:
-            say(f"  {name:<24} {value}")
+            say(f"  {name:<25} {value}")
     say("\nself-check")
     problems = [f"cache: {problem}" for problem in [unusable(cache.folder())] if problem]
     for check in checks(config):
-        say(f"  {check.name:<24} {check.problem or check.found} ({check.seconds:.1f} s)")
+        say(f"  {check.name:<25} {check.problem or check.found} ({check.seconds:.1f} s)")
         if check.problem:
             problems.append(f"{check.name}: {check.problem}")
     say("\nwhat is promised here")
