@@ -67,6 +67,7 @@ TRIAL = (
     "eval.random_window=16",
 )
 TOLERANCE = 1e-7  # of gradients against central differences, in float64, relative to their norm
+WIDTH = 25  # characters of a name that is printed
 PAGES = 64 << 20  # bytes that are allocated twice, to see whether freed memory is retained
 
 
@@ -87,11 +88,11 @@ def examine(config: Config, say: Callable[[str], None]) -> list[str]:
     for title, rows in sections(config).items():
         say(f"\n{title}")
         for name, value in rows:
-            say(f"  {name:<25} {value}")
+            say(f"  {name:<{WIDTH}} {value}")
     say("\nself-check")
     problems = [f"cache: {problem}" for problem in [unusable(cache.folder())] if problem]
     for check in checks(config):
-        say(f"  {check.name:<25} {check.problem or check.found} ({check.seconds:.1f} s)")
+        say(f"  {check.name:<{WIDTH}} {check.problem or check.found} ({check.seconds:.1f} s)")
         if check.problem:
             problems.append(f"{check.name}: {check.problem}")
     say("\nwhat is promised here")

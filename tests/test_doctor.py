@@ -51,7 +51,7 @@ def test_a_machine_on_which_all_is_well(place, capsys):
     for title in ("versions", "devices and threads", "memory and disk", "precision", "self-check"):
         assert f"\n{title}\n" in out
     for package in ("jax", "orbax-checkpoint", "sentencepiece"):
-        assert f"  {package:<24} {machine.installed(package)}" in out
+        assert f"  {package:<{doctor.WIDTH}} {machine.installed(package)}" in out
     assert "off central differences by" in out
     assert "a flipped bit was noticed" in out
     assert f"two runs of {doctor.STEPS} steps, and one stopped" in out
