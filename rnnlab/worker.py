@@ -3,18 +3,20 @@
 Thread pools and allocators of one library so never disturb another. A worker answers one request at
 a time and is blocked on its pipe until the next one comes: it takes no processor time from the one
 that is being timed. Nothing here imports JAX or PyTorch: a worker first sets up its process.
+
+A message is one line of JSON, and the bytes of its arrays after it.
 """
 
 import contextlib
 import importlib
 import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rnnlab import host  # `rnnlab.types` would import JAX
 
@@ -34,6 +36,43 @@ CONTENDERS = {
 
 class WorkerDied(Exception):
     """A worker ended before it answered; the message is the last line of its standard error."""
+
+
+def send(pipe: IO[bytes], message: Any) -> None:
+    """Write a message of what JSON has, other mappings and NumPy arrays. Raises TypeError for the rest."""
+    arrays = []
+
+    def described(value: Any) -> dict[str, Any]:
+        if isinstance(value, Mapping):
+            return dict(value)
+        if not hasattr(value, "__array_interface__") or value.dtype.hasobject:
+            raise TypeError(f"a {type(value).__name__} is not sent to or by a worker")
+        arrays.append(value.tobytes())
+        return {"dtype": str(value.dtype), "shape": value.shape}
+
+    pipe.write(json.dumps(message, default=described).encode() + b"\n")
+    pipe.writelines(arrays)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> Any:
+    """Read what `send` wrote; tuples come as lists. Raises EOFError where it has ended."""
+    import numpy as np  # not before the process has been set up
+
+    def read(found: dict[str, Any]) -> Any:
+        if found.keys() != {"dtype", "shape"}:
+            return found
+        array = np.empty(found["shape"], found["dtype"])
+        data = pipe.read(array.nbytes)
+        if len(data) < array.nbytes:
+            raise EOFError
+        array.ravel()[:] = np.frombuffer(data, array.dtype)
+        return array
+
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    return json.loads(line, object_hook=read)
 
 
 class Worker:
@@ -68,10 +107,9 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            pickle.dump((request, arguments), self.process.stdin)
-            self.process.stdin.flush()
-            return pickle.load(self.process.stdout)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+            send(self.process.stdin, [request, arguments])
+            return receive(self.process.stdout)
+        except (BrokenPipeError, EOFError):
             self.close()
             raise WorkerDied(self.last_words) from None
 
@@ -105,16 +143,19 @@ def main(arguments: list[str]) -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     requests = sys.stdin.buffer
+    from rnnlab.contenders import Case  # it imports NumPy
+
     module, name, options = CONTENDERS[library]
     made = getattr(importlib.import_module(f"rnnlab.contenders.{module}"), name)
     contender = made(threads=threads, **options)
     while True:
         try:
-            request, values = pickle.load(requests)
+            request, values = receive(requests)
         except EOFError:
             return
-        pickle.dump(getattr(contender, request)(**values), replies)
-        replies.flush()
+        if "case" in values:
+            values["case"] = Case(*values["case"])
+        send(replies, getattr(contender, request)(**values))
 
 
 if __name__ == "__main__":

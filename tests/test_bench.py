@@ -2,7 +2,9 @@
 
 import copy
 import importlib.util
+import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -19,7 +21,7 @@ from rnnlab.contenders import Case, flops, tokens
 from rnnlab.contenders.flax_nnx import Flax
 from rnnlab.contenders.own import Own, build
 from rnnlab.types import UsageError
-from rnnlab.worker import Worker, WorkerDied
+from rnnlab.worker import Worker, WorkerDied, receive, send
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Case("lstm", layers=2, hidden=6, batch=3, time=5, vocabulary=7)
@@ -133,6 +135,38 @@ def test_a_worker_that_dies_is_one_line_and_the_others_go_on():
     with pytest.raises(WorkerDied, match="exit code -9"):
         worker.ask("peak_bytes")
     worker.close()
+
+
+def test_a_message_is_what_was_sent():
+    arrays = {"a": np.arange(6, dtype=np.int32).reshape(2, 3).T, "b": [np.float32(0.1)]}
+    message = [
+        *arrays.items(),
+        {"nan": math.nan, "none": None, "é\n": ["x", 1, 0.1, True]},
+        np.ones((0, 3)),
+    ]
+    pipe = io.BytesIO()
+    send(pipe, message)
+    send(pipe, "next")
+    content = pipe.getvalue()
+    pipe.seek(0)
+    (a, b, rest, empty), after = receive(pipe), receive(pipe)
+    assert (a[0], b[0], after) == ("a", "b", "next")
+    assert a[1].dtype == np.int32
+    np.testing.assert_array_equal(a[1], arrays["a"])
+    a[1][0, 0] = 7  # it is the receiver's own
+    assert b[1][0].dtype == np.float32
+    assert b[1][0] == np.float32(0.1)
+    assert math.isnan(rest.pop("nan"))
+    assert rest == {"none": None, "é\n": ["x", 1, 0.1, True]}
+    assert empty.shape == (0, 3)
+    with pytest.raises(EOFError):
+        receive(pipe)
+    for cut in (5, content.index(b"\n") + 3):  # inside the line, inside an array
+        with pytest.raises(EOFError):
+            receive(io.BytesIO(content[:cut]))
+    for odd in (object(), {1, 2}, [np.array([object()])]):
+        with pytest.raises(TypeError):
+            send(io.BytesIO(), odd)
 
 
 def test_an_interrupt_ends_the_workers(monkeypatch, capsys):

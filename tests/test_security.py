@@ -18,7 +18,6 @@ SOURCES = [ROOT / "launch.py", *sorted((ROOT / "rnnlab").rglob("*.py"))]
 # Modules that run what they read, and the places that may have them.
 CODE = ("pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib", "runpy", "code")
 ALLOWED = {
-    ("rnnlab/worker.py", "pickle"): "a pipe to a process that this one has started",
     ("rnnlab/slurm.py", "cloudpickle"): "what submitit hands to the job that it submits",
     ("rnnlab/config.py", "exec_module"): "the config file that the user names, which is Python",
 }
