@@ -7,6 +7,8 @@ import fcntl
 import hashlib
 import http.client
 import os
+import queue
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +24,9 @@ from rnnlab import archives
 from rnnlab.types import StorageError, UsageError
 
 CHUNK = 1 << 20  # bytes a read
-TIMEOUT = 30.0  # seconds without a byte before a download is given up ...
+TIMEOUT = (
+    30.0  # seconds without a byte, or twice as many without an answer, that end a download ...
+)
 LEAST = 4 << 10  # ... or with fewer than so many: what trickles would take for ever
 
 
@@ -147,8 +151,39 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
         if not _private(newurl) or (req.type == "https" and not newurl.startswith("https:")):
+            fp.close()
             raise urllib.error.URLError(f"it leads to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    """The response, its headers read. In a thread, as no timeout of a socket ends the wait for headers
+    that come a byte now and then; a thread that is given up ends with the process."""
+    answers: queue.Queue[Any] = queue.Queue()
+    given_up = threading.Event()
+
+    def ask() -> None:
+        try:
+            found = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
+        except BaseException as error:
+            answers.put(error)
+            return
+        answers.put(found)
+        if given_up.is_set():
+            found.close()
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        found = answers.get(timeout=2 * TIMEOUT)
+    except queue.Empty:
+        given_up.set()
+        raise TimeoutError(f"no answer came in {2 * TIMEOUT:.0f} s") from None
+    if not isinstance(found, BaseException):
+        return found
+    try:
+        raise found
+    finally:
+        del found  # or it would hold itself, by its traceback
 
 
 def _received(address: str) -> Iterator[bytes]:
@@ -159,7 +194,7 @@ def _received(address: str) -> Iterator[bytes]:
     count, reason = 0, ""
     began, before = time.monotonic(), 0
     try:
-        with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
+        with _answer(request) as response:
             length = response.headers.get("Content-Length")
             while piece := response.read1(CHUNK):  # what is there; `read` waits for all of it
                 count += len(piece)

@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -531,6 +532,25 @@ def test_a_trickle_is_given_up_too(cache, monkeypatch):
         register(monkeypatch, address, sha256(b"a" * 100))
         refused(fetch, address, "bytes came in 0 s; --config")
         assert time.monotonic() - began < 2
+    assert list(cache.iterdir()) == []
+
+
+def test_headers_that_trickle_are_given_up_too(cache, monkeypatch):
+    monkeypatch.setattr(cache_module, "TIMEOUT", 0.1)
+
+    def trickle(handler):
+        handler.send_response(200)
+        handler.flush_headers()
+        with contextlib.suppress(OSError):  # it is not listened to any more
+            for _ in range(30):  # 1.5 s
+                handler.wfile.write(b"X")
+                time.sleep(0.05)
+
+    began = time.monotonic()
+    with server(trickle) as (address, _):
+        register(monkeypatch, address, sha256(b""))
+        refused(fetch, address, "no answer came in 0 s; --config")
+        assert time.monotonic() - began < 1
     assert list(cache.iterdir()) == []
 
 

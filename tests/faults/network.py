@@ -96,6 +96,16 @@ def trickle(handler: Any, content: bytes) -> None:
         handler.wfile.flush()
 
 
+def trickle_headers(handler: Any) -> None:
+    """The same before the text begins: headers without an end."""
+    handler.send_response(200)
+    handler.flush_headers()
+    for number in range(100):
+        handler.wfile.write(b"X: y\r\n"[number % 6 :][:1])
+        handler.wfile.flush()
+        time.sleep(TIMEOUT / 4)
+
+
 def stall(handler: Any, content: bytes, before: int) -> None:
     """Send so many bytes, and then none for longer than anybody waits."""
     answer(handler, content, sent=before)
@@ -176,6 +186,7 @@ def faults(address: str) -> dict[str, Callable[[Any, bytes], None]]:
     loop = address + "?again"
     return {
         "slow: a byte now and then": trickle,
+        "slow: a byte of the headers now and then": lambda h, _: trickle_headers(h),
         "slow: some bytes, then none": lambda h, content: stall(h, content, 10),
         "nothing at all is sent": lambda h, content: time.sleep(6 * TIMEOUT),
         "the connection is cut in the middle": lambda h, c: answer(h, c, sent=len(c) // 2),
