@@ -6,7 +6,7 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2"}
@@ -27,12 +27,42 @@ def cores() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that could be allocated now; on a system that does not say, all of its memory."""
+    """Bytes that could be allocated now: of the machine, or of the container or job that this process
+    is in, whichever has less. On a system that does not say, all of the machine's memory."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+                there = int(line.split()[1]) << 10
+    return min([there, *_left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _left_in_groups(own: Path, root: Path) -> list[int]:
+    """Bytes left to this process in each control group that limits it, its own and those above.
+
+    own: the list of its groups; root: where they are mounted (version 2, or 1). A container may see
+    its group at `root` itself, under another path than `own` has: what is not there is passed over.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                base, names = root, ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                base = root / "memory"
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            group = PurePosixPath(path.lstrip("/"))
+            for folder in (base / group, *(base / above for above in group.parents)):
+                with contextlib.suppress(OSError, ValueError, KeyError):  # "max" is no limit
+                    limit, used = (int((folder / name).read_text()) for name in names[:2])
+                    lines = (folder / "memory.stat").read_text().splitlines()
+                    # What was read from files counts as used, but is given up when memory is asked for.
+                    files = int(dict(line.split() for line in lines)[names[2]])
+                    found.append(max(0, limit - used + files))
+    return found
 
 
 @functools.cache

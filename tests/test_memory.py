@@ -59,6 +59,50 @@ def compiled(settings) -> int:
 
 slow = pytest.mark.slow
 
+# What is there
+
+
+def limited(folder: Path, one: bool, limit: str, used: int, files: int) -> None:
+    """A control group, of version 1 or 2, as the kernel shows it."""
+    names = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if one
+        else ("memory.max", "memory.current", "inactive_file")
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"cache 5\n{names[2]} {files}\n")
+
+
+@pytest.mark.parametrize("one", [True, False], ids=["version 1", "version 2"])
+def test_memory_is_what_the_control_groups_leave(tmp_path, one):
+    own, root = tmp_path / "cgroup", tmp_path / "root"
+    own.write_text("7:cpu,cpuacct:/else\n" + ("4:memory" if one else "0:") + ":/job/step\n")
+    left = lambda: sorted(machine._left_in_groups(own, root))  # noqa: E731
+    base = root / "memory" if one else root
+    assert left() == []
+    limited(base, one, "max", 500, 0)  # no limit
+    assert left() == []
+    limited(base / "job" / "step", one, "1000", 600, 150)
+    assert left() == [550]
+    limited(base / "job", one, "700", 600, 150)  # the group above may have less
+    assert left() == [250, 550]
+    limited(base / "job" / "step", one, "1000", 1600, 0)
+    assert left() == [0, 250]
+    # In a container its group is at the root, and the path is that of the host.
+    own.write_text(("4:memory" if one else "0:") + ":/docker/0123\n")
+    limited(base, one, "900", 500, 100)
+    assert left() == [500]
+
+
+def test_memory_where_nothing_tells_of_groups(tmp_path):
+    assert machine._left_in_groups(tmp_path / "nothing", tmp_path) == []
+    assert 0 < machine.available_memory() < 2**50
+
+
+# The estimate
+
 
 @pytest.mark.parametrize(
     ("experiment", "changes"),

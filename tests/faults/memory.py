@@ -3,12 +3,18 @@
 Survived, for a size: a run with it is either let pass or refused in one line that names a field to
 lower, within 30 seconds, with less than 1 GiB taken to find out. For an allocation that fails (a limit
 on the address space of a real process, which the step's buffer goes beyond): exit code 7, one line
-with the size and the fields to lower, no traceback, and a folder that the next start takes.
+with the size and the fields to lower, no traceback, and a folder that the next start takes. For a
+control group, which is what limits a container or a job of a cluster: a run that needs more than the
+group has left is refused with exit code 2 before anything is compiled, though the machine has enough,
+and one that needs less trains.
 """
 
+import contextlib
+import os
 import time
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 from rnnlab import config, memory, train
 from rnnlab.types import UsageError
@@ -27,11 +33,23 @@ import launch
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 sys.exit(launch.main(sys.argv[1:]))
 """
+# The same: the process enters the group first.
+GROUPED = """
+import os, sys
+open(os.environ["GROUP"] + "/cgroup.procs", "w").write(str(os.getpid()))
+import launch
+sys.exit(launch.main(sys.argv[1:]))
+"""
+GROUPS = (  # where groups are limited, and by which file: version 1, then 2
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.max"),
+)
 
 
 def campaign(lab: Lab, share: float) -> Iterator[Tally]:
     """The rows of the table."""
     yield huge(lab, lab.many(200, share))
+    yield grouped(lab, lab.many(5, share))
     if share > SHORT:
         yield exhausted(lab, lab.many(3, share))
 
@@ -91,4 +109,44 @@ def exhausted(lab: Lab, many: int) -> Tally:
             again = lab.run("train", f"--workdir={workdir}", **options)
             problem = again.wrong(7, *told)
         row.count("one line", problem)
+    return row
+
+
+@contextlib.contextmanager
+def group(limit: int) -> Iterator[Path | None]:
+    """The folder of a control group of `limit` bytes; None where none can be made."""
+    for root, name in GROUPS:
+        made = root / f"rnnlab-{os.getpid()}"
+        try:
+            made.mkdir()
+        except OSError:  # there is no such version, or it is not ours to change
+            continue
+        try:
+            if (made / name).exists():
+                (made / name).write_text(str(limit))
+                yield made
+                return
+        finally:
+            made.rmdir()
+    yield None
+
+
+def grouped(lab: Lab, many: int) -> Tally:
+    row = Tally(
+        "a control group with less memory than the machine: what does not fit it is refused"
+    )
+    for _ in range(many):
+        limit = lab.random.randint(3 << 28, 3 << 30)
+        with group(limit) as made:
+            if made is None:
+                return row.left_out("it needs root, and a group for memory")
+            options = {"program": ("-c", GROUPED), "environment": {"GROUP": str(made)}}
+            workdir = lab.place("grouped")
+            wide = f"model.hidden={int((limit / 40) ** 0.5)}"  # 4 H^2 weights, 5 floats for each
+            done = lab.run("train", *lab.flags(workdir, wide), **options)
+            problem = done.wrong(2, "a train step needs", "are there", "lower model.hidden")
+            if not problem and workdir.exists():
+                problem = "a run folder was made"
+            problem = problem or lab.run("train", *lab.flags(workdir), **options).wrong(0)
+        row.count("refused, then trained", problem and f"{limit:,} bytes: {problem}")
     return row
