@@ -26,6 +26,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -103,7 +104,12 @@ def save(
             (writing / _COPIES).mkdir()
             for path in copied:
                 shutil.copyfile(path, writing / _COPIES / path.name)
-            _write_json(writing / _MANIFEST, {"files": _sync_and_hash(writing)})
+            files = _sync_and_hash(writing)
+            if any(a.size for a in arrays.values()) and not any(
+                f.startswith(_STATE) for f in files
+            ):
+                raise OSError(errno.EIO, "the arrays were not written there")
+            _write_json(writing / _MANIFEST, {"files": files})
             _sync(writing)
         except OSError:
             with contextlib.suppress(OSError):
@@ -270,7 +276,8 @@ def _commit(writing: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def _staying(root: Path, writing: Path) -> Iterator[None]:
     """Raises FileNotFoundError if `root` is removed or moved meanwhile. Orbax makes every folder that
-    is missing, the run's own too: what it has made so goes again, unless somebody else is in it."""
+    is missing, the run's own too, and may still do so for a moment after it has failed: what it has
+    made goes again, unless somebody else is in it."""
     held = os.open(root, os.O_RDONLY)  # no other folder gets its number while it is open
     try:
         yield
@@ -278,10 +285,13 @@ def _staying(root: Path, writing: Path) -> Iterator[None]:
         was = os.fstat(held)
         os.close(held)
         if not (root.exists() and os.path.samestat(root.stat(), was)):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(writing)
-                root.rmdir()
-                root.parent.rmdir()
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                shutil.rmtree(writing, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    root.rmdir()
+                    root.parent.rmdir()
+                time.sleep(0.02)
             raise FileNotFoundError(errno.ENOENT, "it was removed or moved meanwhile")
 
 

@@ -468,6 +468,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line of at most 300 characters."""
     text = getattr(error, "strerror", None) or str(error)
-    return text.strip().split("\n")[0] or type(error).__name__
+    text = text.strip().split("\n")[0].partition(" [tensorstore_spec")[0]
+    return (text if len(text) <= 300 else f"{text[:297]}...") or type(error).__name__

@@ -4,7 +4,6 @@ Orbax gets a flat dict of NumPy arrays by name; everything else about a checkpoi
 """
 
 import contextlib
-import glob
 import logging
 import os
 import re
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from rnnlab.runfolder import line
+
+ODD = re.compile(r"[^\w/. -]", re.ASCII)
 
 
 def _orbax() -> Any:
@@ -77,10 +78,11 @@ def _but_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 @contextlib.contextmanager
-def _without_patterns(folder: Path) -> Iterator[Path]:
-    """Another name for a folder, if one in its path is a pattern: Orbax looks by pattern for what it
-    has written, finds nothing in run[1], and says that all is well."""
-    if glob.escape(str(folder)) == str(folder):
+def _plainly_named(folder: Path) -> Iterator[Path]:
+    """Another name for a folder, if its own may mean something else: Orbax looks by pattern for what it
+    has written, finds nothing in run[1] and says that all is well; TensorStore takes a backslash for a
+    slash, and writes to other folders."""
+    if not ODD.search(str(folder)):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="rnnlab-") as name:
@@ -100,7 +102,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     if not arrays:
         return
     try:
-        with _silence(), _context(), _without_patterns(folder) as place:
+        with _silence(), _context(), _plainly_named(folder) as place:
             _orbax().save(str(place), arrays)
     except OSError:
         raise
@@ -116,5 +118,5 @@ def read(folder: Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     wanted = {name: array for name, array in like.items() if array.size}
     if not wanted:
         return like
-    with _silence(), _context():
-        return like | _orbax().load(str(folder), wanted)
+    with _silence(), _context(), _plainly_named(folder) as place:
+        return like | _orbax().load(str(place), wanted)

@@ -556,6 +556,50 @@ def sweep(tmp_path, monkeypatch, error, expected, step):
     pytest.fail("no end to the calls")
 
 
+@pytest.mark.parametrize(
+    "name", ["run[1]*", "a'b\"c\\d", "%41?x#y&z=1", " two words ", "ünï☃", "new\nline"]
+)
+def test_any_name_of_a_folder_is_itself(tmp_path, name):
+    root = tmp_path / "above" / name / "checkpoints"
+    root.parent.mkdir(parents=True)
+    save(root, 3, small(7))
+    state, _, warnings = restore(root)
+    assert (int(state["step"]), warnings) == (7, [])
+    assert [path.name for path in (tmp_path / "above").iterdir()] == [name]
+
+
+def test_what_does_not_come_to_its_place_is_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(serialise, "write", lambda folder, arrays: folder.mkdir())
+    with pytest.raises(StorageError, match="the arrays were not written there"):
+        save(tmp_path / "checkpoints", 1)
+    assert checkpoint.steps(tmp_path / "checkpoints") == []
+
+
+def test_a_folder_that_goes_in_a_save_stays_away(tmp_path, monkeypatch):
+    """Though what writes goes on for a moment after it has failed, and makes each folder again."""
+    root = tmp_path / "run" / "checkpoints"
+    root.parent.mkdir()
+    threads = []
+
+    def write(folder, arrays):
+        def go_on():
+            for n in range(40):
+                (folder / f"state.tmp-{n}").mkdir(parents=True, exist_ok=True)
+                time.sleep(0.01)
+
+        shutil.rmtree(root.parent)
+        threads.append(threading.Thread(target=go_on))
+        threads[0].start()
+        time.sleep(0.05)
+        raise OSError(errno.ENOENT, "a file has gone")
+
+    monkeypatch.setattr(serialise, "write", write)
+    with pytest.raises(StorageError, match="it was removed or moved meanwhile"):
+        save(root, 1)
+    threads[0].join()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("saved", [2, 3])
 def test_death_at_any_point_loses_nothing(tmp_path, monkeypatch, quick, saved):
     seen = set()

@@ -9,6 +9,8 @@ import importlib
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -33,6 +35,18 @@ def line(row: Tally, seconds: float) -> str:
     )
 
 
+def following(rows: Iterator[Tally], kind: str) -> Tally | None:
+    """The next row, None after the last. What goes wrong in the campaign itself is a row that is lost,
+    and the last of its kind."""
+    try:
+        return next(rows, None)
+    except Exception as error:
+        traceback.print_exc()
+        row = Tally(f"{kind}: what comes next")
+        row.count("", f"the campaign itself failed: {error!r}")
+        return row
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--only", default="", help=f"some of {', '.join(kinds())}")
@@ -51,7 +65,8 @@ def main(arguments: list[str]) -> int:
         module = importlib.import_module(f"tests.faults.{kind}")
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()
-            for row in module.campaign(Lab(Path(folder), flags.seed), flags.share):
+            rows = module.campaign(Lab(Path(folder), flags.seed), flags.share)
+            while row := following(rows, kind):
                 print(line(row, time.monotonic() - began), flush=True)
                 lost += [f"{row.fault}: {problem}" for problem in row.lost]
                 for problem in row.lost:

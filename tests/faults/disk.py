@@ -126,14 +126,7 @@ def resize(place: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
 
 
-NO_DISK = "left out: a tmpfs needs root and mount"
-
-
-def left_out(row: Tally, why: str) -> Tally:
-    """The row of what cannot be tried here."""
-    row.outcomes[why] += 1
-    row.injected += 1
-    return row
+NO_DISK = "a tmpfs needs root and mount"
 
 
 def rows_of(workdir: Path, count: int, process: subprocess.Popen) -> None:
@@ -168,7 +161,7 @@ def full_disk(lab: Lab, share: float) -> Tally:
     for room in rooms:
         with disk(lab, f"{room}k") as place:
             if place is None:
-                return left_out(row, NO_DISK)
+                return row.left_out(NO_DISK)
             workdir = place / "run"
             done = lab.run("train", *lab.flags(workdir))
             problem = one_line(done, 5, FULL, str(workdir))
@@ -209,7 +202,7 @@ def read_only(lab: Lab, share: float) -> Tally:
     row = Tally("a folder that cannot be written: from the start, later, by a mount, by its mode")
     with disk(lab, "64m") as place:
         if place is None:
-            return left_out(row, NO_DISK)
+            return row.left_out(NO_DISK)
         workdir = place / "run"
         resize(place, "ro")
         done = lab.run("train", *lab.flags(workdir))
@@ -344,7 +337,7 @@ def full_cache(lab: Lab, share: float) -> Tally:
     )
     with disk(lab, "64k") as place:
         if place is None:
-            return left_out(row, NO_DISK)
+            return row.left_out(NO_DISK)
         _fill(place)
         options = {"environment": {"RNNLAB_CACHE": str(place)}}
         workdir = lab.place("cache")

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from rnnlab import checkpoint, config, runfolder, train
+from rnnlab.types import CheckpointError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMES = ("seconds", "chars_per_second")  # what no two runs share
@@ -63,6 +64,11 @@ class Tally:
         self.outcomes["LOST" if problem else outcome] += 1
         if problem:
             self.lost.append(problem)
+
+    def left_out(self, why: str) -> "Tally":
+        """The row, of what cannot be injected here; it has no share of survivors then."""
+        self.outcomes[f"left out: {why}"] += 1
+        return self
 
 
 class Done(NamedTuple):
@@ -174,8 +180,12 @@ def leaves(workdir: Path) -> dict[str, bytes]:
     settings = config.from_json(runfolder.read_json(workdir / "config.json"))
     task, optimiser = train.build(settings, kept=workdir)
     template = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
+
+    def fallen_back(told: str) -> None:
+        raise CheckpointError(told)
+
     found = checkpoint.restore(
-        workdir / "checkpoints", template, fingerprint=task.fingerprint, warn=print
+        workdir / "checkpoints", template, fingerprint=task.fingerprint, warn=fallen_back
     )
     assert found is not None
     state, meta = found
@@ -194,7 +204,10 @@ def differences(one: Path, other: Path) -> list[str]:
         found.append("metrics.jsonl")
     if (one / "samples.txt").read_bytes() != (other / "samples.txt").read_bytes():
         found.append("samples.txt")
-    a, b = leaves(one), leaves(other)
+    try:
+        a, b = leaves(one), leaves(other)
+    except CheckpointError as error:
+        return [*found, str(error)]
     found += [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
     best = [runfolder.read_json(w / "summary.json")["valid_loss"] for w in (one, other)]
     return found + (["summary.json"] if best[0] != best[1] else [])
