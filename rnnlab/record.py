@@ -234,7 +234,7 @@ class Record:
             "step": step,
             "split": "train",
             "loss": _mean(report["loss"], report["count"]),
-            "grad_norm": _mean(report["norm"], steps),
+            "grad_norm": _mean(report["norm"] + stepping.LARGE * report["norm_large"], steps),
             "grad_norm_max": report["norm_max"] if steps else math.nan,
             "clipped": _mean(report["clipped"], steps),
             "update_ratio": _mean(report["ratio"], steps),

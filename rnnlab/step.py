@@ -21,7 +21,13 @@ from rnnlab.types import Array, Params, Probe, Task, UsageError
 REDUCTIONS = ("mean", "sum_over_time")
 TOLD = 16  # of the steps that were skipped a state knows the last so many
 # Leaves that checkpoints of older runs lack: 0 in them is what those runs did.
-LATER = (".fault['where']", ".skips['count']", ".skips['steps']", ".skips['where']")
+LATER = (
+    *(".fault['where']", ".skips['count']", ".skips['steps']", ".skips['where']"),
+    ".tally['norm_large']",
+)
+# A norm above LARGE counts in the tally's "norm_large", in units of LARGE: some hundred of the largest
+# add up to more than float32 has.
+LARGE = 2.0**100
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -43,7 +49,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def _no_tally() -> dict[str, Array]:
-    names = ("loss", "count", "norm", "norm_max", "clipped", "ratio", "steps")
+    names = ("loss", "count", "norm", "norm_large", "norm_max", "clipped", "ratio", "steps")
     return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
@@ -262,10 +268,12 @@ def programs(
         )
         fine &= unseen
         clip = optimiser.watch(inner)
+        large = clip.norm > LARGE
         new = {
             "loss": total,
             "count": count,
-            "norm": clip.norm,
+            "norm": jnp.where(large, 0.0, clip.norm),
+            "norm_large": jnp.where(large, clip.norm / LARGE, 0.0),
             "clipped": clip.clipped,
             "ratio": ratio,
             "steps": jnp.ones(()),

@@ -231,6 +231,7 @@ def test_the_report_sums_over_the_interval():
                 "loss": float(value) * T * B,
                 "count": T * B,
                 "norm": norm(grads),
+                "norm_large": 0.0,
                 "norm_max": norm(grads),
                 "clipped": float(norm(grads) > SETTINGS["clip_norm"]),
                 "ratio": norm(moved) / norm(state.params),
@@ -434,6 +435,27 @@ def test_a_huge_gradient_that_is_clipped_is_no_fault():
     state, report = train_step(start(), batch(factor=1e22))
     assert (int(state.step), int(report["fault"]), float(report["clipped"])) == (1, 0, 1)
     assert float(report["norm"]) > 1e20
+
+
+def test_the_mean_of_norms_whose_sum_float32_cannot_hold():
+    steep = task()._replace(
+        init=lambda key: {"bias": jnp.zeros(1)},
+        loss=lambda params, carry, batch, key: (
+            carry,
+            {"loss": (params["bias"][0] * batch["factor"], jnp.ones(()))},
+        ),
+    )
+    made = optimiser(name="sgd", rate=1e-6)
+    train_step = step.make(steep, made, average_decay=0.9, reduction="mean", log_every=3)
+    state, norms = step.start(steep, made, seed=0, average=True), (2e38, 3e38, 7.0)
+    for size in norms:
+        state, report = train_step(state, batch(factor=size))
+    assert int(report["fault"]) == 0
+    assert sum(norms) > float(np.finfo(np.float32).max)
+    total = float(report["norm"]) + step.LARGE * float(report["norm_large"])
+    assert total == pytest.approx(sum(norms), rel=1e-6)
+    assert float(report["norm"]) == 7
+    assert float(report["norm_max"]) == np.float32(3e38)
 
 
 def test_parameters_that_are_all_zero_are_no_fault():

@@ -104,7 +104,7 @@ def in_data(lab: Lab, many: int) -> Tally:
 
 
 def large(lab: Lab, bench: Bench, many: int) -> Tally:
-    """A gradient times 2^66 to 2^126 at each of the last steps of a run, which Adam must not notice."""
+    """A gradient times 2^66 to 2^123 at each of the last steps of a run, which Adam must not notice."""
     row = Tally(
         "gradient norms of 1e19 to 1e37 while training, clipped: the run goes on as without"
     )
