@@ -41,6 +41,9 @@ from rnnlab.runfolder import from_text, line, plain, to_text
 from rnnlab.types import CheckpointError, StorageError, UsageError
 
 _MANIFEST, _META, _STATE, _COPIES = "manifest.json", "meta.json", "state", "files"
+LISTINGS = (
+    20  # how often `restore` looks what there is, if what there was goes away under its hands
+)
 
 
 def save(
@@ -132,6 +135,9 @@ def restore(
 ) -> tuple[Any, dict[str, Any]] | None:
     """Reads back (state, meta) of the newest valid checkpoint, bit for bit; None if there is none.
 
+    Another process may be saving and removing in `root` meanwhile: what went away while it was read
+    is no fault of it, and what has come is read then.
+
     `template` gives structure, shapes and dtypes: a pytree of arrays or jax.ShapeDtypeStruct. JAX
     leaves come back uncommitted on the default device, NumPy and Python leaves as what they are.
     `step` asks for one step, or for the one with the lowest metric ("best"). Every file is checked
@@ -143,26 +149,14 @@ def restore(
     Raises CheckpointError if no checkpoint asked for is valid; UsageError if there is no such step,
     no metric to be best by, or if fingerprint, shapes or dtypes are not this run's.
     """
-    root = Path(root).absolute()
-    found = [(folder, number, _meta(folder)) for number, folder in _folders(root).items()]
-    if not found:
-        return None
-    # One whose meta.json cannot be trusted has no rank: it comes first, to be reported.
-    if step is None:
-        found.sort(key=lambda item: -_serial(item[2]) if item[2] else -math.inf)
-    elif step == "best":
-        found = [item for item in found if item[2] is None or item[2]["metric"] is not None]
-        found.sort(key=lambda item: item[2]["metric"] if item[2] else -math.inf)
-        if not found:
-            raise UsageError(f"no checkpoint in {root} has a metric, so none is the best")
-    else:
-        there = ", ".join(str(number) for _, number, _ in found)
-        found = [item for item in found if item[1] == step]
-        if not found:
-            raise UsageError(f"no checkpoint of step {step} in {root}, there are: {there}")
+    root, told = Path(root).absolute(), set()
     wanted = {"fingerprint": plain(fingerprint), "leaves": _described(template)}
-    for folder, _, _ in found:
-        broken = _fault(folder)
+    in_turn, listed = _in_turn(root, step), 1
+    if not in_turn:
+        return None
+    while in_turn:
+        folder = in_turn.pop(0)
+        before, broken = _identity(folder), _fault(folder)
         meta = None if broken else _meta(folder)
         if meta is not None:
             lacking = (set(later) & wanted["leaves"].keys()) - meta["leaves"].keys()
@@ -181,8 +175,40 @@ def restore(
                 if difference := _differences(there, here):
                     warn(f"equal bits are not promised after resuming from {folder}: {difference}")
                 return _build(template, arrays, meta["keys"]), meta
-        warn(f"checkpoint {folder} is not valid: {broken or 'it went away'}")
-    raise CheckpointError(f"no valid checkpoint among the {len(found)} tried in {root}")
+        if (before is None or _identity(folder) != before) and listed < LISTINGS:
+            in_turn, listed = _in_turn(root, step), listed + 1
+        elif folder not in told:
+            told.add(folder)
+            warn(f"checkpoint {folder} is not valid: {broken or 'it went away'}")
+    raise CheckpointError(f"no valid checkpoint among the {len(told)} tried in {root}")
+
+
+def _in_turn(root: Path, step: int | Literal["best"] | None) -> list[Path]:
+    """The folders to try, for what `restore` is asked; none if there is no checkpoint at all."""
+    found = [(folder, number, _meta(folder)) for number, folder in _folders(root).items()]
+    # One whose meta.json cannot be trusted has no rank: it comes first, to be reported.
+    if step is None:
+        found.sort(key=lambda item: -_serial(item[2]) if item[2] else -math.inf)
+    elif step == "best":
+        ranked = [item for item in found if item[2] is None or item[2]["metric"] is not None]
+        ranked.sort(key=lambda item: item[2]["metric"] if item[2] else -math.inf)
+        if found and not ranked:
+            raise UsageError(f"no checkpoint in {root} has a metric, so none is the best")
+        found = ranked
+    elif found:
+        there = ", ".join(str(number) for _, number, _ in found)
+        found = [item for item in found if item[1] == step]
+        if not found:
+            raise UsageError(f"no checkpoint of step {step} in {root}, there are: {there}")
+    return [folder for folder, _, _ in found]
+
+
+def _identity(folder: Path) -> int | None:
+    """What no other folder has at the same time; None if it is not there."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
 
 
 def steps(root: Path) -> list[int]:

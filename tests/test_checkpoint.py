@@ -600,6 +600,62 @@ def test_a_folder_that_goes_in_a_save_stays_away(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("step", [None, "best"])
+def test_what_goes_away_while_it_is_read_is_no_fault(tmp_path, monkeypatch, quick, step):
+    """As when a run that trains makes place for its next checkpoint."""
+    root, read = tmp_path / "checkpoints", serialise.read
+    save(root, 1, small(10), metric=1.0)
+
+    def overtaken(folder, like):
+        monkeypatch.setattr(serialise, "read", read)
+        save(root, 2, small(20), metric=0.5, keep=1)
+        assert not folder.exists()
+        return read(folder, like)
+
+    monkeypatch.setattr(serialise, "read", overtaken)
+    state, meta, warnings = restore(root, step=step)
+    assert (int(state["step"]), meta["step"], warnings) == (20, 2, [])
+
+
+def test_one_that_is_damaged_is_named_once_though_another_goes_away(tmp_path, monkeypatch, quick):
+    root, read = tmp_path / "checkpoints", serialise.read
+    for step in (1, 2, 3):
+        save(root, step)
+    (root / "00000003" / "meta.json").unlink()
+
+    def gone(folder, like):
+        monkeypatch.setattr(serialise, "read", read)
+        shutil.rmtree(folder.parent)
+        return read(folder, like)
+
+    monkeypatch.setattr(serialise, "read", gone)
+    state, meta, (warning,) = restore(root)
+    assert (int(state["step"]), meta["step"]) == (1, 1)
+    assert "00000003 is not valid: meta.json is missing" in warning
+
+
+def test_a_reader_beside_one_who_saves(tmp_path, quick):
+    root, done = tmp_path / "checkpoints", threading.Event()
+    save(root, 1, small(1), metric=1.0, keep=2)
+
+    def go_on():
+        for step in itertools.count(2):
+            save(root, step, small(step), metric=1.0 / step, keep=2)
+            if done.is_set():
+                return
+
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    try:
+        seen = [restore(root, step=step) for step in (None, "best") * 40]
+    finally:
+        done.set()
+        writer.join()
+    assert [warnings for _, _, warnings in seen] == [[]] * 80
+    assert all(int(state["step"]) == meta["step"] for state, meta, _ in seen)
+    assert len({meta["step"] for _, meta, _ in seen}) > 2
+
+
 @pytest.mark.parametrize("saved", [2, 3])
 def test_death_at_any_point_loses_nothing(tmp_path, monkeypatch, quick, saved):
     seen = set()

@@ -409,6 +409,7 @@ def struck(patch, value: float, *bad: int) -> None:
     patch.setattr(train.tasks, "make", changed)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_without_the_step(text, tmp_path, monkeypatch, capsys):
     """It was resumed at its best checkpoint, which must stay that, and stops at the next step."""
     struck(monkeypatch, np.nan, 11, 20, 23)
