@@ -274,11 +274,14 @@ def two_processes(lab: Lab, share: float) -> Tally:
         second = lab.run("train", *lab.flags(workdir, "train.steps=100000"))
         told = ("in use by process", str(first.pid))
         row.count("train beside train: refused, the first named", one_line(second, 6, *told))
-        beside = lab.run("evaluate", f"--workdir={workdir}", "--json")
-        problem = beside.wrong(0)
-        if not problem and not json.loads(beside.out)["loss"] > 0:
-            problem = beside.out
-        row.count("evaluate beside train: works", problem)
+        for number in range(lab.many(10, share)):  # the run removes what is being read
+            which = ("best", "latest")[number % 2]
+            flags = (f"--workdir={workdir}", f"--checkpoint={which}", "--json")
+            beside = lab.run("evaluate", *flags)
+            problem = beside.wrong(0)
+            if not problem and (beside.err or not json.loads(beside.out)["loss"] > 0):
+                problem = beside.err + beside.out
+            row.count("evaluate beside train: works", problem)
         first.send_signal(signal.SIGTERM)
         row.count("the first, undisturbed", "" if ended(first).code == 143 else "it did not save")
     finally:
