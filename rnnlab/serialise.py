@@ -31,6 +31,8 @@ def _orbax() -> Any:
 def _context() -> Any:
     context = _orbax().Context()
     context.asynchronous.create_directories_asynchronously = False
+    # By the wall's clock, which may be set forward, or have slept, while an array is written.
+    context.asynchronous.timeout_secs = 10**8
     context.memory.deepcopy_host_arrays = False  # nothing changes them while we wait
     context.array.saving.use_compression = False  # floats do not shrink, and it takes longer
     return context

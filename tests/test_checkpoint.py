@@ -600,6 +600,16 @@ def test_a_folder_that_goes_in_a_save_stays_away(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_clock_that_jumps_ends_no_save(tmp_path, monkeypatch):
+    """As it does where the machine slept in the middle of one."""
+    real, looks = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() + 86400.0 * next(looks))
+    save(tmp_path / "checkpoints", 1, small(10))
+    monkeypatch.undo()
+    assert next(looks) > 10
+    assert restore(tmp_path / "checkpoints")[2] == []
+
+
 @pytest.mark.parametrize("step", [None, "best"])
 def test_what_goes_away_while_it_is_read_is_no_fault(tmp_path, monkeypatch, quick, step):
     """As when a run that trains makes place for its next checkpoint."""

@@ -1,4 +1,6 @@
-"""launch.py on a machine whose clock is set back by a day at every 20th look at it.
+"""launch.py on a machine whose clock is set by so many days at every 20th look at it.
+
+    python tests/faults/_clock.py -1 train ...
 
 Wall-clock time alone: nothing can set time.monotonic back.
 """
@@ -15,7 +17,7 @@ real = time.time
 
 
 def jumping() -> float:
-    return real() - next(LOOKS) // 20 * 86_400.0
+    return real() + next(LOOKS) // 20 * float(sys.argv[1]) * 86_400.0
 
 
 class Jumping(datetime.datetime):
@@ -30,4 +32,4 @@ runfolder.datetime = Jumping
 if __name__ == "__main__":
     import launch
 
-    sys.exit(launch.main(sys.argv[1:]))
+    sys.exit(launch.main(sys.argv[2:]))

@@ -312,25 +312,25 @@ def two_processes(lab: Lab, share: float) -> Tally:
 
 
 def clock(lab: Lab, share: float) -> Tally:
-    row = Tally("the clock set back by a day, again and again")
-    workdir = lab.place("clock")
-    program = (str(HERE / "_clock.py"),)
-    steps = ("train.steps=30",)
-    process = lab.start("train", *lab.flags(workdir, *steps), program=program)
-    rows_of(workdir, 3, process)
-    process.send_signal(signal.SIGTERM)
-    ended(process)
-    done = lab.run("train", *lab.flags(workdir), program=program)
-    problem = as_if_nothing(lab, workdir, done)
-    if not problem:
-        rows = runfolder.read_rows(workdir / "metrics.jsonl")
-        spent = [row["seconds"] for row in rows]
-        rates = [row["chars_per_second"] for row in rows if "chars_per_second" in row]
-        if spent != sorted(spent) or spent[0] < 0 or spent[-1] > 600:
-            problem = f"seconds are {spent}"
-        elif not all(0 < rate < 1e9 for rate in rates):
-            problem = f"rates are {rates}"
-    row.count("as if nothing had been", problem)
+    row = Tally("the clock set back by a day, or forward, again and again")
+    for days in ("-1", "1"):
+        workdir = lab.place("clock")
+        program = (str(HERE / "_clock.py"), days)
+        process = lab.start("train", *lab.flags(workdir), program=program)
+        rows_of(workdir, 3, process)
+        process.send_signal(signal.SIGTERM)
+        ended(process)
+        done = lab.run("train", *lab.flags(workdir), program=program)
+        problem = as_if_nothing(lab, workdir, done)
+        if not problem:
+            rows = runfolder.read_rows(workdir / "metrics.jsonl")
+            spent = [row["seconds"] for row in rows]
+            rates = [row["chars_per_second"] for row in rows if "chars_per_second" in row]
+            if spent != sorted(spent) or spent[0] < 0 or spent[-1] > 600:
+                problem = f"seconds are {spent}"
+            elif not all(0 < rate < 1e9 for rate in rates):
+                problem = f"rates are {rates}"
+        row.count("as if nothing had been", problem)
     return row
 
 
