@@ -52,7 +52,8 @@ def _silence() -> Iterator[None]:
     except Exception:
         hook = _but_closed_loops(hook)
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        logging.getLogger("asyncio").addFilter(_not_of_orbax)  # once: it is the same function
+        for logger in loggers:
+            logger.addFilter(_not_of_orbax)  # once: it is the same function
         raise
     finally:
         sys.unraisablehook = hook
@@ -61,9 +62,11 @@ def _silence() -> Iterator[None]:
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether a line of asyncio's is not of a task of a call that has failed, found when it is freed."""
+    """Whether a line of a log is not of a call that has failed and been told: of a task of its, found
+    when it is freed, or of a thread of its, which may end later."""
     text = record.getMessage()
-    return not ("exception was never retrieved" in text and "orbax" in text)
+    of_a_task = "exception was never retrieved" in text and "orbax" in text
+    return not of_a_task and "_SignalingThread" not in text
 
 
 def _but_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import logging
 import os
 import random
 import shutil
@@ -608,6 +609,21 @@ def test_a_clock_that_jumps_ends_no_save(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert next(looks) > 10
     assert restore(tmp_path / "checkpoints")[2] == []
+
+
+def test_a_save_that_failed_is_told_once(tmp_path, monkeypatch, caplog):
+    """Though Orbax's threads log what they raised when they end, which may be later."""
+
+    def save_nothing(*_):
+        raise ValueError("RESOURCE_EXHAUSTED: Error opening [os_error_code='24']")
+
+    monkeypatch.setattr(serialise._orbax(), "save", save_nothing)
+    with pytest.raises(StorageError, match="Too many open files"):
+        save(tmp_path / "checkpoints", 1)
+    logger = logging.getLogger("absl")
+    logger.error("[thread=np_type_handler] _SignalingThread.run() raised an exception: x")
+    logger.error("something else")
+    assert [record.message for record in caplog.records] == ["something else"]
 
 
 @pytest.mark.parametrize("step", [None, "best"])
