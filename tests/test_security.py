@@ -2,6 +2,7 @@
 
 import ast
 import http.server
+import io
 import re
 import shutil
 import threading
@@ -153,8 +154,10 @@ def test_a_redirect_to_a_file_is_refused(server, tmp_path):
 
 def test_what_is_encrypted_stays_so():
     request = cache.urllib.request.Request("https://example.invalid/x")
+    answer = io.BytesIO()
     with pytest.raises(cache.urllib.error.URLError, match="not https"):
-        cache._Redirects().redirect_request(request, None, 302, "", {}, "http://127.0.0.1/x")
+        cache._Redirects().redirect_request(request, answer, 302, "", {}, "http://127.0.0.1/x")
+    assert answer.closed
     assert cache._Redirects().redirect_request(
         request, None, 302, "", {}, "https://example.invalid/y"
     )
