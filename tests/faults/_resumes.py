@@ -16,7 +16,9 @@ from rnnlab import cache, host
 
 
 def held(workdir: Path) -> dict[str, Any]:
-    files = [path for path in workdir.rglob("*") if path.is_file()]
+    files = [path.relative_to(workdir) for path in workdir.rglob("*") if path.is_file()]
+    # Into how many files Orbax writes the arrays of a checkpoint is a matter of its threads.
+    files = [path for path in files if "state" not in path.parts]
     events = list((workdir / "tensorboard").iterdir())
     return {
         "run.json": (workdir / "run.json").stat().st_size,
