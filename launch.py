@@ -581,6 +581,7 @@ def run(arguments: list[str]) -> int:
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character of the text
+    host.deliver_interrupts()
     host.retain_memory()  # before JAX starts
     host.one_blas_thread()
     from rnnlab import cache

@@ -3,10 +3,14 @@
 import contextlib
 import ctypes
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # malloc.h of glibc
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
@@ -33,6 +37,28 @@ def retain_memory() -> bool:
         return all((*done, kept))
     except (OSError, AttributeError):  # another C library
         return False
+
+
+class _Deliver:
+    """A hook for what Python cannot raise: what it is given by `hook`, but an interrupt comes again."""
+
+    def __init__(self, hook: Callable[[Any], Any]):
+        self.hook = hook
+
+    def __call__(self, unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+        else:
+            self.hook(unraisable)
+
+
+def deliver_interrupts() -> None:
+    """Let no Ctrl-C get lost. One that comes while Python runs a callback of the garbage collector
+    (JAX has one) or a finaliser is printed with a traceback and forgotten, and the program goes on."""
+    if not isinstance(sys.unraisablehook, _Deliver):
+        sys.unraisablehook = _Deliver(sys.unraisablehook)
 
 
 def one_blas_thread() -> None:

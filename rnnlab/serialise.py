@@ -46,7 +46,8 @@ def _silence() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda told: hook(told) if told.exc_type is KeyboardInterrupt else None
     try:
         yield
     except Exception:

@@ -80,3 +80,32 @@ def test_programs_that_cannot_be_kept_cost_time_and_no_words(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+INTERRUPTED = """
+import time
+from rnnlab import host
+host.deliver_interrupts()
+host.deliver_interrupts()
+class Finalised:
+    def __init__(self, error):
+        self.error = error
+    def __del__(self):
+        raise self.error
+Finalised(ValueError("mine"))
+try:
+    Finalised(KeyboardInterrupt)
+    print("swallowed", flush=True)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("delivered")
+"""
+
+
+def test_an_interrupt_that_python_could_not_raise_comes_again():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["swallowed", "delivered"], done.stderr
+    assert "ValueError: mine" in done.stderr
+    assert "KeyboardInterrupt" not in done.stderr
