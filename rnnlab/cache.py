@@ -24,10 +24,9 @@ from rnnlab import archives
 from rnnlab.types import StorageError, UsageError
 
 CHUNK = 1 << 20  # bytes a read
-TIMEOUT = (
-    30.0  # seconds without a byte, or twice as many without an answer, that end a download ...
-)
-LEAST = 4 << 10  # ... or with fewer than so many: what trickles would take for ever
+# A download ends after TIMEOUT seconds without a byte, or with fewer than LEAST, since what trickles
+# would take for ever, and after twice TIMEOUT without an answer.
+TIMEOUT, LEAST = 30.0, 4 << 10
 
 
 class Remote(NamedTuple):
@@ -158,7 +157,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _answer(request: urllib.request.Request) -> Any:
     """The response, its headers read. In a thread, as no timeout of a socket ends the wait for headers
-    that come a byte now and then; a thread that is given up ends with the process."""
+    that come a byte now and then; a thread that is given up ends with the process. Raises what urllib
+    does, and TimeoutError."""
     answers: queue.Queue[Any] = queue.Queue()
     given_up = threading.Event()
 

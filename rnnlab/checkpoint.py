@@ -41,9 +41,8 @@ from rnnlab.runfolder import from_text, line, plain, to_text
 from rnnlab.types import CheckpointError, StorageError, UsageError
 
 _MANIFEST, _META, _STATE, _COPIES = "manifest.json", "meta.json", "state", "files"
-LISTINGS = (
-    20  # how often `restore` looks what there is, if what there was goes away under its hands
-)
+# How often `restore` looks what there is, if what there was goes away under its hands.
+LISTINGS = 20
 
 
 def save(
@@ -108,9 +107,8 @@ def save(
             for path in copied:
                 shutil.copyfile(path, writing / _COPIES / path.name)
             files = _sync_and_hash(writing)
-            if any(a.size for a in arrays.values()) and not any(
-                f.startswith(_STATE) for f in files
-            ):
+            wanted = any(array.size for array in arrays.values())
+            if wanted and not any(name.startswith(_STATE) for name in files):
                 raise OSError(errno.EIO, "the arrays were not written there")
             _write_json(writing / _MANIFEST, {"files": files})
             _sync(writing)
@@ -184,7 +182,8 @@ def restore(
 
 
 def _in_turn(root: Path, step: int | Literal["best"] | None) -> list[Path]:
-    """The folders to try, for what `restore` is asked; none if there is no checkpoint at all."""
+    """The folders to try, for what `restore` is asked; none if there is no checkpoint at all. Raises
+    UsageError as `restore` does."""
     found = [(folder, number, _meta(folder)) for number, folder in _folders(root).items()]
     # One whose meta.json cannot be trusted has no rank: it comes first, to be reported.
     if step is None:
