@@ -22,7 +22,7 @@ examples:
 
 exit codes:
   0 done   1 rnnlab itself failed   2 bad flag, config or data   3 diverged   4 bad checkpoint
-  5 disk   6 run folder in use   129, 130, 143 interrupted, the state saved
+  5 disk   6 run folder in use   7 out of memory   129, 130, 143 interrupted, the state saved
 """
 
 
