@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from rnnlab.runfolder import line
+from rnnlab.types import UsageError
 
-ODD = re.compile(r"[^\w/. -]", re.ASCII)
+# What else Orbax and TensorStore may mean by a name: patterns, a slash, a scheme, no text at all.
+ODD = re.compile(r"[\[\]*?\\\ud800-\udfff]|:/")
 
 
 def _orbax() -> Any:
@@ -81,6 +84,16 @@ def _but_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
             hook(unraisable)
 
     return told
+
+
+def check_name(folder: Path) -> None:
+    """Raises UsageError for a folder that only one process can write to: with another name, which each
+    would choose for itself, and Orbax wants the same of all."""
+    if jax.process_count() > 1 and (found := ODD.search(str(folder))):
+        raise UsageError(
+            f"several processes cannot save in {folder}: {found[0]!r} in its name may mean something "
+            "else, choose another --workdir"
+        )
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rnnlab import checkpoint, memory, optim, parallel, runfolder, seen, tasks
+from rnnlab import checkpoint, memory, optim, parallel, runfolder, seen, serialise, tasks
 from rnnlab import config as configuration
 from rnnlab import step as stepping
 from rnnlab.display import Display, warn
@@ -442,6 +442,7 @@ def train(
     """
     began = time.monotonic() if began is None else began
     alone, primary = jax.process_count() == 1, jax.process_index() == 0
+    serialise.check_name(workdir.absolute() / "checkpoints")
     saved = mended_config(workdir, warn) if alone else saved_config(workdir)
     settings = _agreed(config, saved, workdir)
     task, optimiser = build(settings)

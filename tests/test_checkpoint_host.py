@@ -1,15 +1,17 @@
 """Checkpoints where the host is odd: folders that are patterns, that go away, and full disks."""
 
 import shutil
+import string
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from rnnlab import checkpoint, serialise
-from rnnlab.types import StorageError
+from rnnlab import checkpoint, serialise, train
+from rnnlab.types import StorageError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 TREE = {"w": np.arange(6, dtype=np.float32), "step": np.array(1, np.int32)}
@@ -20,7 +22,9 @@ def save(root, step=1):
     return checkpoint.save(root, step, TREE, **options)
 
 
-@pytest.mark.parametrize("name", ["run[1]", "*[a]?", "[!x]"])
+@pytest.mark.parametrize(
+    "name", ["run[1]", "*[a]?", "[!x]", "**", "a\\b", "gs:", "file:", "\udcff"]
+)
 def test_a_folder_whose_name_is_a_pattern(tmp_path, name):
     root = tmp_path / name / "checkpoints"
     root.parent.mkdir()
@@ -28,6 +32,35 @@ def test_a_folder_whose_name_is_a_pattern(tmp_path, name):
     state, _ = checkpoint.restore(root, TREE, fingerprint={}, warn=pytest.fail)
     assert state["w"].tobytes() == TREE["w"].tobytes()
     assert checkpoint.steps(root) == [1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "".join(c for c in string.printable if c.isprintable() and c not in "/[]*?\\"),
+        *("000_seed=0", "%41", "a%2Fb", "${HOME}", "~", "s3:x", "a...", "--", "{}", " "),
+        *("new\nline\t", "a\x01\x7f", "\u00e9e\u0301\u65e5\U0001f600", "\u2028\u00a0\x85"),
+    ],
+)
+def test_other_names_are_as_good_as_letters(tmp_path, monkeypatch, name):
+    """Without another name for it, which several processes of one run have not."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    serialise.check_name(tmp_path / name / "checkpoints")
+    monkeypatch.undo()
+    root = tmp_path / name
+    root.mkdir()
+    serialise.write(root / "state", TREE)
+    assert [path.name for path in root.iterdir()] == ["state"]
+    back = serialise.read(root / "state", TREE)
+    assert all(back[key].tobytes() == TREE[key].tobytes() for key in TREE)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "*", "a?", "a\\b", "gs:", "file:", "\udcff"])
+def test_several_processes_are_told_of_a_name_at_once(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UsageError, match="choose another --workdir"):
+        train.train(None, tmp_path / name, [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_folder_that_is_gone_is_not_made_again(tmp_path):

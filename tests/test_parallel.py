@@ -334,7 +334,8 @@ CONSTANT = ("optim.schedule=constant", "parallel.devices=0")
 @pytest.fixture(scope="module")
 def trained(text, tmp_path_factory) -> Path:
     """The folder of two runs alike, `one` and `two`, the latter by two processes."""
-    folder = tmp_path_factory.mktemp("processes")
+    folder = tmp_path_factory.mktemp("processes") / "000_seed=0"  # as a member of a sweep is named
+    folder.mkdir()
     ((code, _, errors),) = ended(started(text, folder / "one", *CONSTANT))
     assert code == 0, errors
     both = ended(*pair(text, folder / "two", *CONSTANT))
