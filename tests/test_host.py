@@ -83,8 +83,9 @@ def test_programs_that_cannot_be_kept_cost_time_and_no_words(tmp_path):
 
 
 INTERRUPTED = """
-import time
+import signal, time
 from rnnlab import host
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a script ignores
 host.deliver_interrupts()
 host.deliver_interrupts()
 class Finalised:
