@@ -225,6 +225,7 @@ def test_vmap_over_a_population(float64):
     close(summed, found)
 
 
+@pytest.mark.slow
 def test_second_derivatives(float64):
     """The gradient of a gradient's norm, as a regulariser takes it."""
     cell = cells.get("lstm", hidden=3, layer_norm=True)
@@ -272,6 +273,7 @@ def test_forward_mode_takes_the_plain_path(float64):
     close(forward, backward)
 
 
+@pytest.mark.slow
 def test_real_sizes_in_float32():
     """As compiled in use, where a fault of the compiler would show; against float64, plain."""
     cell = cells.get("lstm", hidden=256)

@@ -36,6 +36,7 @@ def figures_of(report: str, folder: Path) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_of_a_run(run, capsys):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     assert launch.main(["diagnose", f"--workdir={run}"]) == 0

@@ -158,6 +158,7 @@ def test_the_embedding_has_its_shares_too():
             np.testing.assert_allclose(parts.sum(), 1, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_truncation_is_what_training_by_windows_computes():
     probe, params, batch = probed()
     windows = (1, 2, 3, 6)

@@ -108,7 +108,7 @@ def test_memory_where_nothing_tells_of_groups(tmp_path):
     ("experiment", "changes"),
     [
         ("default", ["train.window=512"]),
-        ("default", ["train.window=512", "model.remat=True"]),
+        pytest.param("default", ["train.window=512", "model.remat=True"], marks=slow),
         pytest.param("default", ["model.hidden=512", "train.window=256"], marks=slow),
         pytest.param("default", ["model.hidden=512", "train.window=16"], marks=slow),
         pytest.param("default", ["model.layers=3", "train.batch_size=64"], marks=slow),

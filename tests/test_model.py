@@ -527,6 +527,7 @@ def test_gradient_against_central_differences(options):
     np.testing.assert_allclose(gradient, differences, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_nothing():
     options = {"cell": "rnn", "cell_options": {"zoneout": 0.2}} | ALL_RATES
     x, targets, lengths = tokens(7), tokens(7, seed=1), jnp.array([7, 3, 5])

@@ -128,7 +128,7 @@ def numbers(state):
 @pytest.mark.parametrize(
     ("kind", "reduction"),
     [
-        ("apart", "mean"),
+        pytest.param("apart", "mean", marks=pytest.mark.slow),
         pytest.param("apart", "sum_over_time", marks=pytest.mark.slow),
         ("mesh", "mean"),
     ],

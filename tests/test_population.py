@@ -170,7 +170,8 @@ def test_each_member_is_the_run_alone_in_float32(text, mapped, cell):
         )
 
 
-@pytest.mark.parametrize("mapped", [pytest.param("loop", marks=pytest.mark.slow), "vmap"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mapped", ["loop", "vmap"])
 def test_a_member_that_diverges_is_frozen_and_touches_no_other(text, mapped):
     configs = [made(text, {"seed": seed}) for seed in range(3)]
     well, ill = begun(configs, mapped=mapped), begun(configs, mapped=mapped, poison=(1,))

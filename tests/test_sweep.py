@@ -199,6 +199,7 @@ def test_a_member_goes_on_alone(text, tmp_path, quiet_host, capsys):
     assert "equal bits are not promised" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_members_are_the_runs_alone(straight, text, tmp_path):
     _, folder = straight
     for name in ("002_cell=rnn_clip_norm=inf_seed=0", "005_cell=gru_clip_norm=0.05_seed=1"):

@@ -90,6 +90,16 @@ def built(request):
     return (request.param, config, *train.build(config))
 
 
+# Of those whose steps take longest to compile; the others are of every run of the tests.
+LONG = {"actions", "captions", "speech", "tracking", "translation"}
+mostly_slow = pytest.mark.parametrize(
+    "built",
+    [pytest.param(task, marks=pytest.mark.slow if task in LONG else ()) for task in QUICK],
+    indirect=True,
+    scope="module",
+)
+
+
 def rows_of(batch, rows):
     """The same batch with these rows alone, as several devices share it out."""
     cut = {0: lambda a: a, 1: lambda a: a[rows]}
@@ -112,6 +122,7 @@ def test_a_batch_is_a_function_of_its_step(built):
         }
 
 
+@mostly_slow
 def test_no_row_knows_of_another(built):
     _, _, one, _ = built
     params, batch = one.init(jax.random.key(0)), one.batch(0)
@@ -123,6 +134,7 @@ def test_no_row_knows_of_another(built):
         np.testing.assert_allclose(float(whole[index]), total, rtol=1e-4)
 
 
+@mostly_slow
 def test_a_few_steps_bring_the_loss_down(built, tmp_path):
     _, _, one, optimiser = built
     state = stepping.start(one, optimiser, seed=0, average=False)

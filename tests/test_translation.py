@@ -115,6 +115,7 @@ def batch_of(sources, targets, length):
     }
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(translator):
     one, params = translator
     sources, targets = [[4, 5, 6], [7, 8]], [[4, 5], [6, 7, 4]]
