@@ -58,7 +58,7 @@ def test_other_names_are_as_good_as_letters(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", ["run[1]", "*", "a?", "a\\b", "gs:", "file:", "\udcff"])
 def test_several_processes_are_told_of_a_name_at_once(tmp_path, monkeypatch, name):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UsageError, match="choose another --workdir"):
+    with pytest.raises(UsageError, match="several processes cannot save"):
         train.train(None, tmp_path / name, [])
     assert list(tmp_path.iterdir()) == []
 
