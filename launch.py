@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from rnnlab import host, machine
+from rnnlab.run import machine, process
 
 EPILOG = """\
 examples:
@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line."""
 
     def error(self, message: str) -> NoReturn:
-        from rnnlab.types import one_line
+        from rnnlab.errors import one_line
 
         self.exit(2, f"rnnlab: {one_line(message)} (see python {self.prog} --help)\n")
 
@@ -362,15 +362,16 @@ def overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def warn(text: str) -> None:
-    from rnnlab import display
+    from rnnlab.run import display
 
     display.warn(text)
 
 
 def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
-    began = time.monotonic() - host.age()
-    from rnnlab import config, parallel, train
-    from rnnlab.types import UsageError
+    began = time.monotonic() - process.age()
+    from rnnlab.errors import UsageError
+    from rnnlab.run import config
+    from rnnlab.train import parallel, train
 
     if not flags.config and not flags.workdir:
         raise UsageError("train needs --config=FILE, or --workdir=DIR with a run to resume")
@@ -382,21 +383,22 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
     if flags.distributed or three != (None, None, None):
         if not flags.distributed and None in three:
             raise UsageError("--coordinator, --num_processes and --process_id go together")
-        host.join(*three)
+        process.join(*three)
     else:
         settings = chosen or train.mended_config(workdir, warn)
         if settings is not None:
             config.validate(settings)
             wished = parallel.host_devices(**train.wished(settings))
-            host.make_devices(min(wished, machine.cores()))
+            process.make_devices(min(wished, machine.cores()))
     train.train(chosen, workdir, changes, began)
 
 
 def run_sweep(flags: argparse.Namespace, changes: list[str]) -> int:
-    host.make_devices(machine.cores())  # members are spread over them, each on one
-    host.allow_files()
-    from rnnlab import executors, report, slurm, sweep
-    from rnnlab.types import UsageError, one_line
+    process.make_devices(machine.cores())  # members are spread over them, each on one
+    process.allow_files()
+    from rnnlab.errors import UsageError, one_line
+    from rnnlab.sweep import executors, report, slurm
+    from rnnlab.sweep import members as sweep
 
     if not flags.config and not flags.workdir:
         raise UsageError("sweep needs --config=FILE, or --workdir=DIR with a sweep to go on with")
@@ -430,14 +432,16 @@ def say(text: str) -> None:
 
 
 def run_report(flags: argparse.Namespace) -> None:
-    from rnnlab import report
+    from rnnlab.sweep import report
 
     say(report.write(Path(flags.workdir)))
 
 
 def run_diagnose(flags: argparse.Namespace, changes: list[str]) -> None:
-    from rnnlab import config, diagnose, flows
-    from rnnlab.types import UsageError
+    from rnnlab.diagnose import compare
+    from rnnlab.diagnose import report as diagnose
+    from rnnlab.errors import UsageError
+    from rnnlab.run import config
 
     if bool(flags.config) == bool(flags.workdir):
         raise UsageError("diagnose needs --workdir=DIR with a run, or --config=FILE, and not both")
@@ -447,8 +451,8 @@ def run_diagnose(flags: argparse.Namespace, changes: list[str]) -> None:
     folder = workdir / "diagnosis" if flags.workdir else Path(f"runs/{name}.initial")
     folder = Path(flags.out) if flags.out else folder
     of_run = {"which": flags.checkpoint, "window": flags.window, "warn": warn}
-    if flags.workdir and flows.is_sweep(workdir):
-        path = flows.write(workdir, folder, say=say, **of_run)
+    if flags.workdir and compare.is_sweep(workdir):
+        path = compare.write(workdir, folder, say=say, **of_run)
     elif flags.workdir:
         path = diagnose.write(diagnose.of_run(workdir, **of_run), folder, say=say)
     else:
@@ -458,7 +462,8 @@ def run_diagnose(flags: argparse.Namespace, changes: list[str]) -> None:
 
 
 def run_evaluate(flags: argparse.Namespace) -> None:
-    from rnnlab import runfolder, train
+    from rnnlab.run import runfolder
+    from rnnlab.train import train
 
     run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
     found = {
@@ -475,8 +480,9 @@ def run_evaluate(flags: argparse.Namespace) -> None:
 
 
 def run_sample(flags: argparse.Namespace) -> None:
-    from rnnlab import tasks, train
-    from rnnlab.types import UsageError
+    from rnnlab import tasks
+    from rnnlab.errors import UsageError
+    from rnnlab.train import train
 
     run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
     if not run.task.writes:
@@ -500,8 +506,8 @@ def run_sample(flags: argparse.Namespace) -> None:
 
 
 def run_show(flags: argparse.Namespace) -> None:
-    from rnnlab import train
-    from rnnlab.types import UsageError
+    from rnnlab.errors import UsageError
+    from rnnlab.train import train
 
     run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
     if run.task.draw is None:
@@ -532,11 +538,13 @@ def run_tasks(flags: argparse.Namespace) -> None:
 
 
 def run_doctor(flags: argparse.Namespace) -> int:
-    from rnnlab import config, doctor, parallel, train
+    from rnnlab.bench import doctor
+    from rnnlab.run import config
+    from rnnlab.train import parallel, train
 
     default = Path(__file__).resolve().parent / "experiments" / "default.py"
     settings = config.load(str(default), [*doctor.TRIAL])
-    host.make_devices(parallel.host_devices(**train.wished(settings)))
+    process.make_devices(parallel.host_devices(**train.wished(settings)))
     problems = doctor.examine(settings, say)
     if problems:
         print(f"rnnlab: not all is well: {'; '.join(problems)}", file=sys.stderr)
@@ -544,18 +552,23 @@ def run_doctor(flags: argparse.Namespace) -> int:
 
 
 def run_compile(flags: argparse.Namespace) -> None:
-    from rnnlab import latex_report
+    from rnnlab.tasks.language_model import latex_report
+    from rnnlab.train import train
 
     workdir = Path(flags.workdir)
     asked = {name: getattr(flags, name) for name, *_ in COMPILE_FLAGS if name != "out"}
     folder = Path(flags.out) if flags.out else workdir / "latex"
-    path = latex_report.write(workdir, folder, which=flags.checkpoint, say=say, warn=warn, **asked)
+
+    def opened() -> train.Run:
+        return train.open_run(workdir, flags.checkpoint, warn)
+
+    path = latex_report.write(workdir, folder, opened=opened, say=say, **asked)
     say(f"the report is in {path}")
 
 
 def run_bench(flags: argparse.Namespace) -> None:
-    from rnnlab import bench
-    from rnnlab.types import UsageError
+    from rnnlab.bench import suites as bench
+    from rnnlab.errors import UsageError
 
     if flags.json in bench.SUITES:
         raise UsageError(f"--json takes '{flags.json}' for a file: put --json last, or --json=FILE")
@@ -581,16 +594,16 @@ def run(arguments: list[str]) -> int:
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character of the text
-    host.deliver_interrupts()
-    host.retain_memory()  # before JAX starts
-    host.one_blas_thread()
-    from rnnlab import cache
-    from rnnlab.types import RnnlabError, one_line
+    process.deliver_interrupts()
+    process.retain_memory()  # before JAX starts
+    process.one_blas_thread()
+    from rnnlab.data import cache
+    from rnnlab.errors import RnnlabError, one_line
 
-    host.keep_compiled(cache.folder() / "compiled")
+    process.keep_compiled(cache.folder() / "compiled")
     try:
         if flags.verb in ("show", "report", "diagnose", "compile") and flags.workdir:
-            from rnnlab import runfolder
+            from rnnlab.run import runfolder
 
             folder = Path(flags.workdir)
             inner = (p for p in folder.glob("*/") if p.name != "checkpoints")
@@ -618,7 +631,7 @@ def run(arguments: list[str]) -> int:
         print(f"rnnlab: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
-        from rnnlab import memory
+        from rnnlab.train import memory
 
         if not memory.exhausted(error):
             raise

@@ -9,7 +9,7 @@ wrong (1.3% of their words; one constant text for all: 91%). What it hears, and 
     python launch.py show     --workdir=runs/speech
     python launch.py evaluate --workdir=runs/speech
 
-rnnlab/tasks/speech.py and rnnlab/morse.py have the definitions; all other keys are explained in default.py.
+The folder rnnlab/tasks/speech has the definitions; all other keys are explained in default.py.
 A key of `data` given as `placeholder(type)` is unset: what is said behind it holds, and it must be unset
 where the source has no use for it. fsdd.py has the configuration for spoken digits.
 """

@@ -1,4 +1,4 @@
-"""The contracts between the parts, the legend of shape letters, and the errors a user can meet.
+"""The contracts between the parts, and the legend of shape letters.
 
 Legend, used in every shape comment:
 
@@ -23,7 +23,7 @@ class Cell(NamedTuple):
 
     The plain scan over `project` then `step`, differentiated by JAX, is the definition of a cell's
     computation and of its gradient. Four further fields state the same step in four parts, so that
-    its one recurrent product stands by itself (`rnnlab.bptt` makes the fast gradient of them):
+    its one recurrent product stands by itself (`rnnlab.recurrence.bptt` makes the fast gradient of them):
 
         r = product(params, operand(carry, z))
         step(params, carry, z) == gates(params, carry, merge(z, r))
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
     # (z, r) -> u: what `gates` needs of the two, linear in both; the less it is, the less is kept
     merge: Any = None
     gates: Any = None  # (params, carry, u) -> (carry, y)
-    precision: str = "float32"  # of its matrix products, a name of `rnnlab.precision`
+    precision: str = "float32"  # of its matrix products, a name of `rnnlab.cells.parts.precision`
 
 
 class Model(NamedTuple):
@@ -62,19 +62,19 @@ class Model(NamedTuple):
         ..., Carry
     ]  # (batch, dtype) -> carry, a tuple with one carry a layer (and direction)
     # (params, carry, x, *, key, lengths, mask, reset, taps, outer) -> (carry, outputs [T, B, V]), where
-    # taps has a `rnnlab.taps.Taps` or None for each unroll, in the order of `names`, and outer those of
-    # the "readout" and the "embedding", of which there may be shares
+    # taps has a `Taps` (of rnnlab.recurrence.taps) or None for each unroll, in the order of `names`, and
+    # outer those of the "readout" and the "embedding", of which there may be shares
     apply: Callable[..., tuple[Carry, Array]]
     causal: bool  # no output depends on a later input; only such a model can generate
     layers: tuple[tuple[str, str], ...]  # (layer, shape) rows, for the table printed at the start
-    # What a `Probe` needs. `apply` -> (carry, outputs, seen), with a `rnnlab.taps.Seen` for each unroll
+    # What a `Probe` needs. `apply` -> (carry, outputs, seen), with a `Seen` of taps for each unroll
     watch: Any = None
     cell: Any = None  # the Cell of every layer
     names: tuple[str, ...] = ()  # of the unrolls: "layer 1" ..., or "layer 1 forward" ...
 
 
 class Probe(NamedTuple):
-    """The recurrent model of a task laid open, for `rnnlab.diagnose`."""
+    """The recurrent model of a task laid open, for `rnnlab.diagnose.report`."""
 
     net: Model
     # batch -> the named arguments of net.apply: x, and lengths, mask, reset where there are any
@@ -108,7 +108,7 @@ MAPPINGS = (
 class Task(NamedTuple):
     """What is learned: the batches, the loss and the pictures. One file of rnnlab/tasks makes one.
 
-    Several devices share the rows B of a batch (`rnnlab.parallel`): a leaf of a batch is [T, B, ...],
+    Several devices share the rows B of a batch (`rnnlab.train.parallel`): a leaf of a batch is [T, B, ...],
     [B], or a scalar that all of them get; a leaf of the carry is [B, ...]. No row knows of another.
     """
 
@@ -127,7 +127,7 @@ class Task(NamedTuple):
     facts: Callable[[], dict[str, Any]]  # what run.json records of the data: sizes, hashes
     fingerprint: dict[str, Any]  # what a checkpoint must agree with: model shapes and vocabulary
     unit: str  # what is counted in the rate: "char", "frame" ...
-    # For many runs in one program (`rnnlab.population`), whose batches may differ by the seed, but by
+    # For many runs in one program (`rnnlab.sweep.population`), whose batches may differ by the seed, but by
     # none of these. Config keys that touch `init` alone:
     initial: tuple[str, ...] = ()
     # config keys of rates whose value may be a JAX scalar, unless it is 0,
@@ -142,63 +142,3 @@ class Task(NamedTuple):
     # (params, folder) -> the pictures and pages that it has written there, for the verb show
     draw: Callable[[Params, Path], list[Path]] | None = None
     shapes: int = 1  # how many shapes the batches have; each is compiled
-
-
-class RnnlabError(Exception):
-    """An error with a one-line message for the user and an exit code; the launcher prints no traceback."""
-
-    exit_code = 1
-
-
-def one_line(error: BaseException | str, most: int = 1000) -> str:
-    """A message for a terminal: one line without control characters, whatever of the user's text is
-    in it; of more than `most` characters the beginning and the end."""
-    text = " ".join(str(error).split())
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    if len(text) > most:
-        text = f"{text[: most // 2]} ... {text[len(text) - most // 2 :]}"
-    return text
-
-
-class UsageError(RnnlabError):
-    """A bad flag, config value or input file."""
-
-    exit_code = 2
-
-
-class DivergedError(RnnlabError):
-    """The loss or a gradient is not finite."""
-
-    exit_code = 3
-
-
-class CheckpointError(RnnlabError):
-    """No checkpoint of the run can be restored."""
-
-    exit_code = 4
-
-
-class StorageError(RnnlabError):
-    """The disk refused a read or a write."""
-
-    exit_code = 5
-
-
-class InUseError(RnnlabError):
-    """Another process holds the run folder."""
-
-    exit_code = 6
-
-
-class OutOfMemoryError(RnnlabError):
-    """Memory ran out while computing."""
-
-    exit_code = 7
-
-
-class Interrupted(RnnlabError):
-    """SIGINT, SIGTERM or SIGHUP arrived; the state was saved. The exit code is 128 + the signal's number."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.exit_code = 128 + signal_number

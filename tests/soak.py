@@ -18,8 +18,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rnnlab import config, host, parallel, train
-from rnnlab import step as stepping
+from rnnlab.run import config, process
+from rnnlab.train import parallel, train
+from rnnlab.train import step as stepping
 
 BLOCK_EVERY = 4  # steps; between two blocks the devices run ahead of each other
 PATIENCE = 300.0  # seconds
@@ -88,6 +89,6 @@ if __name__ == "__main__":
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     flags = parser.parse_args(sys.argv[1:])
-    host.retain_memory()
-    host.make_devices(flags.devices)
+    process.retain_memory()
+    process.make_devices(flags.devices)
     soak(**vars(flags))

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import launch
-from rnnlab import corpora, host, parallel
+from rnnlab.run import process
+from rnnlab.tasks.language_model import corpora
+from rnnlab.train import parallel
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = f"--config={ROOT / 'experiments' / 'default.py'}"
@@ -34,8 +36,8 @@ TINY = [
 @pytest.fixture(autouse=True)
 def quiet_host(monkeypatch, tmp_path):
     """The launcher sets up its own process; this process is the test runner's."""
-    monkeypatch.setattr(host, "retain_memory", lambda: True)
-    monkeypatch.setattr(host, "keep_compiled", lambda folder: None)
+    monkeypatch.setattr(process, "retain_memory", lambda: True)
+    monkeypatch.setattr(process, "keep_compiled", lambda folder: None)
     monkeypatch.setattr(parallel, "cores", lambda: 2)
     monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
 
@@ -51,8 +53,8 @@ def text(tmp_path_factory) -> Path:
 def run(text, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host, "retain_memory", lambda: True)
-        patch.setattr(host, "keep_compiled", lambda folder: None)
+        patch.setattr(process, "retain_memory", lambda: True)
+        patch.setattr(process, "keep_compiled", lambda folder: None)
         code = launch.main(
             ["train", DEFAULT, f"--workdir={workdir}", f"--config.data.path={text}", *TINY]
         )

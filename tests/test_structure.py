@@ -2,60 +2,29 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from rnnlab import config as configuration
+from rnnlab.run import config as configuration
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rnnlab"
 
-# A module may import those of the rows above its own; a package's name stands for all in it.
-LAYERS = (
-    ("types", "machine", "slurm_task", "solved"),
-    ("archives", "draws", "optional"),
-    (
-        *("audio", "morse", "ctc", "media", "scenes", "moving", "mot", "words", "dates", "latex"),
-        *("initialisers", "vocabulary", "cache", "config", "display", "host", "plots", "leaves"),
-        *("parallel", "precision", "search", "labels", "page", "gallery", "ranking", "ngrams"),
-    ),
-    (
-        "parts",
-        "primitive",
-        "taps",
-        "decoding",
-        "encoders",
-        "flickr",
-        "ucf",
-        "task_figures",
-        "runfolder",
-    ),
-    ("bptt", "cudnn", "saturation", "dynamics", "serialise"),
-    (
-        *("cells", "unroll", "data", "corpora", "optim", "metrics", "checkpoint"),
-        "fixed_points",
-    ),
-    ("model", "sample", "interop", "initialisation", "reading"),
-    ("omega", "seen", "diagnostics", "sequences", "examples", "decoder"),
-    ("tasks", "step", "dynamics_figures"),
-    ("record", "memory"),
-    ("diagnosis_figures", "train"),
-    ("sections",),
-    ("layer_sections",),
-    ("population", "diagnose", "latex_report", "doctor"),
-    ("sweep",),
-    ("report", "slurm"),
-    ("executors", "flows"),
-    ("contenders",),
-    ("worker",),
-    ("measure",),
-    ("bench",),
+# A file imports siblings of its own package and packages of lower rows, never one of its own row.
+ROWS = (
+    ("types", "errors"),
+    ("cells", "recurrence", "data", "run"),
+    ("models",),
+    ("tasks",),
+    ("train",),
+    ("sweep", "bench"),
+    ("diagnose",),
     ("launch",),
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-# Narrower than the rows say.
-ONLY = {"interop": {"types", "cells", "unroll"}}
+ROW = {name: row for row, names in enumerate(ROWS) for name in names}
+REGISTRIES = ("cells", "tasks")  # the two packages whose __init__ is more than a docstring
 
 
 def module_name(path):
@@ -88,45 +57,72 @@ def imported(name, tree):
     return found
 
 
-def layer(name):
-    """rnnlab.cells.lstm belongs to cells."""
+def package(name):
+    """rnnlab.cells.lstm belongs to cells; launch to launch."""
     return name.removeprefix("rnnlab").strip(".").partition(".")[0]
 
 
 @every_module
-def test_imports_flow_one_way(name):
-    own = layer(name)
-    if not own:  # the package itself: importing it must cost nothing
+def test_imports_flow_downwards(name):
+    own = package(name)
+    if not own:  # rnnlab itself: importing it must cost nothing
         assert imported(name, TREES[name]) == set()
         return
-    assert own in LEVEL, f"{name} is new: give it a place in LAYERS"
+    assert own in ROW, f"{own} is new: give it a place in ROWS"
     for other in imported(name, TREES[name]):
         root = other.partition(".")[0]
         assert root not in ("experiments", "tests", "launch"), f"{name} imports {other}"
-        if root != "rnnlab" or layer(other) in ("", own):
+        if root != "rnnlab" or package(other) in ("", own):
             continue
-        assert LEVEL[layer(other)] < LEVEL[own], f"{name} imports {other}"
-        assert layer(other) in ONLY.get(own, LEVEL), f"{name} imports {other}"
+        assert ROW[package(other)] < ROW[own], f"{name} imports {other}"
+
+
+def test_errors_are_told_without_jax():
+    roots = {n.partition(".")[0] for n in imported("rnnlab.errors", TREES["rnnlab.errors"])}
+    assert roots <= sys.stdlib_module_names
+
+
+@every_module
+def test_no_private_name_leaves_its_package(name):
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rnnlab"):
+            if package(node.module) == package(name):
+                continue
+            private = [alias.name for alias in node.names if re.match("_[^_]", alias.name)]
+            assert not private, f"{name} imports {private} of {node.module}"
+
+
+@every_module
+def test_the_init_of_a_package_is_a_docstring(name):
+    if SOURCES[name].name == "__init__.py" and package(name) not in ("", *REGISTRIES):
+        assert len(TREES[name].body) == 1, f"{name} is for a docstring alone"
 
 
 def test_the_check_of_imports_sees_them():
-    found = imported("rnnlab.train", TREES["rnnlab.train"])
-    assert {"rnnlab.checkpoint", "rnnlab.step", "rnnlab.types", "jax"} <= found
+    found = imported("rnnlab.train.train", TREES["rnnlab.train.train"])
+    assert {"rnnlab.run.checkpoint", "rnnlab.train.step", "rnnlab.types", "jax"} <= found
     code = "from . import a\nfrom .types import X\nfrom ..data import y\ndef f():\n    import rnnlab.z\n"
-    found = imported("rnnlab.tasks.language_model", ast.parse(code))
+    found = imported("rnnlab.tasks.dyck", ast.parse(code))
     assert found == {"rnnlab.tasks", "rnnlab.tasks.types", "rnnlab.data", "rnnlab.z"}
+
+
+def unit(name):
+    """The cell or task that a module belongs to: "rnnlab.tasks.speech" of rnnlab.tasks.speech.ctc."""
+    return ".".join(name.split(".")[:3])
 
 
 @every_module
 def test_a_cell_knows_no_task_and_no_other_cell(name):
-    if layer(name) in ("cells", "tasks") and SOURCES[name].name != "__init__.py":
-        siblings = {n for n in SOURCES if layer(n) in ("cells", "tasks")} - {name, "rnnlab.cells"}
-        assert not imported(name, TREES[name]) & siblings
+    shared = ("rnnlab.cells.parts", "rnnlab.tasks.kinds", "rnnlab.tasks.metrics")
+    if package(name) in REGISTRIES and unit(name).count(".") == 2 and unit(name) not in shared:
+        others = {unit(n) for n in imported(name, TREES[name]) if package(n) in REGISTRIES}
+        known = {unit(name), *shared, "rnnlab.cells", "rnnlab.tasks"}
+        assert others <= known, f"{name} imports {others - known}"
 
 
 @every_module
 def test_what_is_public_is_documented(name):
-    tree, own = TREES[name], layer(name)
+    tree, own = TREES[name], package(name)
     assert ast.get_docstring(tree)
     if name == "launch":
         return

@@ -4,24 +4,20 @@ A cell file has `make(**options) -> Cell` and, optionally, `PRESETS`: the option
 conventions of a peer library ("torch", "flax", "keras"). Adding a cell is adding one file.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
 from typing import Any
 
-from rnnlab.parts import Options
-from rnnlab.types import Cell, UsageError
+from rnnlab.cells.parts import Options
+from rnnlab.errors import UsageError, nearest
+from rnnlab.types import Cell
 
 
 def names() -> tuple[str, ...]:
     """The names of all cells, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name[0] != "_"))
-
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean '{near[0]}'? " if near else ""
+    found = (m.name for m in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in found if name[0] != "_" and name != "parts"))
 
 
 def option_names(name: str) -> tuple[str, ...]:
@@ -46,7 +42,7 @@ def get(name: str, *, preset: str | None = None, **options: Any) -> Cell:
     """
     if name not in names():
         raise UsageError(
-            f"unknown cell '{name}': {_nearest(name, names())}there are {', '.join(names())}"
+            f"unknown cell '{name}': {nearest(name, names())}there are {', '.join(names())}"
         )
     module = importlib.import_module(f"{__name__}.{name}")
     if preset:
@@ -54,7 +50,7 @@ def get(name: str, *, preset: str | None = None, **options: Any) -> Cell:
         if preset not in presets:
             raise UsageError(
                 f"cell '{name}' has no preset '{preset}': "
-                f"{_nearest(preset, presets)}there are {', '.join(presets) or 'none'}"
+                f"{nearest(preset, presets)}there are {', '.join(presets) or 'none'}"
             )
         options = presets[preset] | options
     known = option_names(name)
@@ -62,7 +58,7 @@ def get(name: str, *, preset: str | None = None, **options: Any) -> Cell:
         if option not in known:
             raise UsageError(
                 f"cell '{name}' has no option '{option}': "
-                f"{_nearest(option, known)}there are {', '.join(known)}"
+                f"{nearest(option, known)}there are {', '.join(known)}"
             )
     if "hidden" not in options:
         raise UsageError(f"cell '{name}' needs the option 'hidden', its number of units")

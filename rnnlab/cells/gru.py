@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnlab import parts
-from rnnlab.parts import named
-from rnnlab.types import Array, Cell, UsageError
+from rnnlab.cells import parts
+from rnnlab.cells.parts import named
+from rnnlab.errors import UsageError
+from rnnlab.types import Array, Cell
 
 PRESETS = {
     "torch": {

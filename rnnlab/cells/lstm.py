@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnlab import parts
-from rnnlab.parts import named
+from rnnlab.cells import parts
+from rnnlab.cells.parts import named
 from rnnlab.types import Array, Cell
 
 PRESETS = {
@@ -41,7 +41,7 @@ class Carry(NamedTuple):
 
 
 def make(*, peepholes: bool = False, **common: Any) -> Cell:
-    """An LSTM cell; the other options are those of `rnnlab.parts.Options`."""
+    """An LSTM cell; the other options are those of `parts.Options`."""
     options = parts.Options(**common)
 
     def extra(key, dtype):

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnlab import parts
-from rnnlab.types import Array, Cell, UsageError
+from rnnlab.cells import parts
+from rnnlab.errors import UsageError
+from rnnlab.types import Array, Cell
 
 PRESETS = {
     "torch": {

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rnnlab import parts
-from rnnlab.parts import named
+from rnnlab.cells import parts
+from rnnlab.cells.parts import named
 from rnnlab.types import Array, Cell
 
 
@@ -21,7 +21,7 @@ class Carry(NamedTuple):
 
 
 def make(**common: Any) -> Cell:
-    """A UGRNN cell; the options are those of `rnnlab.parts.Options`. Gate order: g, c."""
+    """A UGRNN cell; the options are those of `parts.Options`. Gate order: g, c."""
     options = parts.Options(**common)
 
     def pointwise(params, carry, pre, drop):

@@ -11,7 +11,7 @@ squared error: 2 / 12.
 
 from pathlib import Path
 
-from rnnlab import sequences
+from rnnlab.tasks.kinds import sequences
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(

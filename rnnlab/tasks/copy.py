@@ -10,7 +10,7 @@ Without memory one says blank, and then one of the 8 by chance: 10 ln 8 / T nats
 
 from pathlib import Path
 
-from rnnlab import sequences
+from rnnlab.tasks.kinds import sequences
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(

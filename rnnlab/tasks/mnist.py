@@ -23,8 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab import cache, draws, runfolder, sequences
-from rnnlab.types import About, Config, Task, UsageError
+from rnnlab.data import cache, draws
+from rnnlab.errors import UsageError
+from rnnlab.run import runfolder
+from rnnlab.tasks.kinds import sequences
+from rnnlab.types import About, Config, Task
 
 ABOUT = About(
     mapping="many-to-one",

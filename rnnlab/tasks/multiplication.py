@@ -1,6 +1,6 @@
 """The multiplication problem: the product of the two marked numbers of a sequence.
 
-Hochreiter and Schmidhuber 1997 (experiment 5). As the adding problem (`rnnlab.tasks.adding`), but
+Hochreiter and Schmidhuber 1997 (experiment 5). As the adding problem (`adding`), but
 for the answer, which is the product; it tells whether a model stores values or integrates them.
 
 Whoever always says the mean, 1/4, has the variance of the product as squared error:
@@ -9,7 +9,7 @@ E[x^2]^2 - E[x]^4 = 1/9 - 1/16 = 7/144.
 
 from pathlib import Path
 
-from rnnlab import sequences
+from rnnlab.tasks.kinds import sequences
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(

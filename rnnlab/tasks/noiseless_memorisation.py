@@ -13,8 +13,9 @@ Without memory one says nothing, and then a symbol by chance: n ln k / T nats a 
 
 from pathlib import Path
 
-from rnnlab import sequences
-from rnnlab.types import About, Config, Task, UsageError
+from rnnlab.errors import UsageError
+from rnnlab.tasks.kinds import sequences
+from rnnlab.types import About, Config, Task
 
 ABOUT = About(
     mapping="many-to-many",

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnlab import draws, sequences
+from rnnlab.data import draws
+from rnnlab.tasks.kinds import sequences
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(

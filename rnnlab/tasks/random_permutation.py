@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnlab import draws, sequences
-from rnnlab.types import About, Config, Task, UsageError
+from rnnlab.data import draws
+from rnnlab.errors import UsageError
+from rnnlab.tasks.kinds import sequences
+from rnnlab.types import About, Config, Task
 
 ABOUT = About(
     mapping="many-to-one",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from rnnlab import machine
+from rnnlab.run import machine
 from tests.faults.lab import Lab, Tally
 
 

@@ -61,7 +61,9 @@ def told(board: Board, phase: str, function: Callable[..., Any]) -> Callable[...
 def main(board: Board, arguments: list[str]) -> int:
     board.enter("start-up")
     import launch
-    from rnnlab import checkpoint, population, record, sweep, train
+    from rnnlab.run import checkpoint
+    from rnnlab.sweep import members, population
+    from rnnlab.train import record, train
 
     places = [
         (record.Record, "_describe", "description"),
@@ -71,7 +73,7 @@ def main(board: Board, arguments: list[str]) -> int:
         (checkpoint, "save", "checkpoint"),
         (checkpoint, "_commit", "commit"),
         (checkpoint, "_retain", "retention"),
-        (sweep, "prepare", "sweep's files"),
+        (members, "prepare", "sweep's files"),
         (record.Record, "finish", "summary"),
     ]
     for owner, name, phase in places:

@@ -10,7 +10,7 @@ import itertools
 import sys
 import time
 
-from rnnlab import runfolder
+from rnnlab.run import runfolder
 
 LOOKS = itertools.count()
 real = time.time

@@ -21,7 +21,7 @@ from unittest import mock
 import jax
 
 import launch
-from rnnlab import record, step, train
+from rnnlab.train import record, step, train
 
 SECONDS = 30  # of a call; none of those that end takes a tenth of it
 MEMORY = 3 << 30  # bytes that a call may add

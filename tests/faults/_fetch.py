@@ -9,7 +9,8 @@ bytes of text from which the tokens go to the cache folder.
 import json
 import sys
 
-from rnnlab import cache, corpora
+from rnnlab.data import cache
+from rnnlab.tasks.language_model import corpora
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rnnlab import cache, host
+from rnnlab.data import cache
+from rnnlab.run import process
 
 
 def held(workdir: Path) -> dict[str, Any]:
@@ -32,9 +33,10 @@ def held(workdir: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    host.retain_memory()
-    host.keep_compiled(cache.folder() / "compiled")
-    from rnnlab import config, train
+    process.retain_memory()
+    process.keep_compiled(cache.folder() / "compiled")
+    from rnnlab.run import config
+    from rnnlab.train import train
 
     workdir = Path(asked["workdir"])
     for number in range(asked["count"] + 1):

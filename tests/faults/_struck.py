@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import checkpoint, population, runfolder, train
-from rnnlab import config as configuration
-from rnnlab import step as stepping
-from rnnlab.display import Display
-from rnnlab.record import Record
-from rnnlab.types import DivergedError, Interrupted
+from rnnlab.errors import DivergedError, Interrupted
+from rnnlab.run import checkpoint, runfolder
+from rnnlab.run import config as configuration
+from rnnlab.run.display import Display
+from rnnlab.sweep import population
+from rnnlab.train import step as stepping
+from rnnlab.train import train
+from rnnlab.train.record import Record
 from tests.faults import lab as common
 from tests.faults.lab import ROOT, Lab, Tally, differences
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import jax
 
-from rnnlab import checkpoint, train
-from rnnlab.types import CheckpointError
+from rnnlab.errors import CheckpointError
+from rnnlab.run import checkpoint
+from rnnlab.train import train
 from tests.faults import lab as laboratory
 from tests.faults.lab import Lab, Tally
 

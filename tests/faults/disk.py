@@ -32,7 +32,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from rnnlab import checkpoint, runfolder
+from rnnlab.run import checkpoint, runfolder
 from tests.faults.lab import ROOT, Done, Lab, Tally, differences
 
 SHORT = 0.02

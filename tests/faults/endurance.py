@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rnnlab import checkpoint, runfolder
+from rnnlab.run import checkpoint, runfolder
 from tests.faults.lab import ROOT, SMALL, Lab, Tally
 
 SHORT = 0.02

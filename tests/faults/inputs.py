@@ -19,8 +19,12 @@ from typing import Any
 from unittest import mock
 
 import launch
-from rnnlab import config as configuration
-from rnnlab import diagnose, executors, flows, latex_report, sample, tasks
+from rnnlab import tasks
+from rnnlab.diagnose import compare, report
+from rnnlab.models import sample
+from rnnlab.run import config as configuration
+from rnnlab.sweep import executors
+from rnnlab.tasks.language_model import latex_report
 from tests.faults import _driver
 from tests.faults import _hostile as hostile
 from tests.faults._driver import Accepted, Said, call, traced
@@ -355,8 +359,8 @@ def _barriers() -> Iterator[None]:
         raise Accepted
 
     places = (
-        (diagnose, "write", stop),
-        (flows, "write", stop),
+        (report, "write", stop),
+        (compare, "write", stop),
         (executors, "prepare", stop),
         (latex_report.latex, "version", lambda: "pdfTeX"),
         (latex_report.latex, "compile", lambda *_, **__: latex_report.latex.Verdict("", "", b"")),

@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from rnnlab import checkpoint, runfolder
-from rnnlab.types import UsageError
+from rnnlab.errors import UsageError
+from rnnlab.run import checkpoint, runfolder
 from tests.faults import lab as laboratory
 from tests.faults._child import PHASES, SIZE, Board
 from tests.faults.lab import ROOT, SMALL, Lab, Tally

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rnnlab import checkpoint, config, runfolder, train
-from rnnlab.types import CheckpointError
+from rnnlab.errors import CheckpointError
+from rnnlab.run import checkpoint, config, runfolder
+from rnnlab.train import train
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMES = ("seconds", "chars_per_second")  # what no two runs share

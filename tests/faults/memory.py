@@ -16,8 +16,9 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-from rnnlab import config, memory, train
-from rnnlab.types import UsageError
+from rnnlab.errors import UsageError
+from rnnlab.run import config
+from rnnlab.train import memory, train
 from tests.faults.lab import ROOT, Lab, Tally, make_text
 
 SHORT = 0.05

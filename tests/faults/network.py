@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rnnlab import cache
-from rnnlab.types import RnnlabError, UsageError
+from rnnlab.data import cache
+from rnnlab.errors import RnnlabError, UsageError
 from tests.faults.lab import Lab, Tally, differences
 
 SHORT = 0.05

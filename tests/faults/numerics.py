@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import host, optim
+from rnnlab.run import process as host
+from rnnlab.train import optim
 from tests.faults._struck import HELD, STEPS, Bench, Strike, members, process
 from tests.faults.lab import Lab, Tally
 

@@ -28,8 +28,9 @@ from unittest import mock
 
 import numpy as np
 
-from rnnlab import archives, cache, corpora, media
-from rnnlab.types import RnnlabError, UsageError
+from rnnlab.data import archives, cache, media
+from rnnlab.errors import RnnlabError, UsageError
+from rnnlab.tasks.language_model import corpora
 from tests.faults import _driver
 from tests.faults.lab import ROOT, Done, Lab, Tally
 

@@ -1,0 +1,1 @@
+"""What each library does in the benchmark: one file a library."""

@@ -1,0 +1,1 @@
+"""Where random numbers, symbols, downloads and pictures come from."""

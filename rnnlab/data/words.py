@@ -1,0 +1,177 @@
+"""Texts as whole sentences of symbols: characters, words, or pieces of words (byte-pair encoding).
+
+Every vocabulary begins with the same four symbols: PAD, BEGIN, END and UNKNOWN.
+"""
+
+import base64
+import collections
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab.errors import UsageError
+
+PAD, BEGIN, END, UNKNOWN = range(4)
+SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>")
+LEVELS = ("char", "word", "bpe")
+_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+class Units(NamedTuple):
+    """A vocabulary of sentences."""
+
+    level: str  # of LEVELS
+    symbols: tuple[str, ...]  # the text of each symbol
+    encode: Callable[[str], list[int]]  # without BEGIN and END
+    decode: Callable[[Iterable[int]], str]  # up to END; what has no text is left out
+    stored: dict[str, Any]  # for `from_json`
+
+    @property
+    def size(self) -> int:
+        """V, the special symbols included."""
+        return len(self.symbols)
+
+    @property
+    def sha256(self) -> str:
+        """Of the symbols, in their order."""
+        return hashlib.sha256("\0".join(self.symbols).encode()).hexdigest()
+
+
+def learn(sentences: Sequence[str], *, level: str, most: int, rare: int = 1) -> Units:
+    """The vocabulary of these sentences.
+
+    level: "char"; "word" (runs of letters and digits, with inner hyphens and apostrophes, and single
+        other characters); or "bpe" (Sennrich et al. 2016), whose pieces join to the very text.
+    most: V at most, the special symbols included; of characters and words the most frequent stay.
+        rare: those that occur fewer times than this do not.
+
+    Raises UsageError for another level, too small a `most`, or no text.
+    """
+    if level not in LEVELS:
+        raise UsageError(f"the level of a text must be one of {', '.join(LEVELS)}, got '{level}'")
+    if most <= len(SPECIAL):
+        raise UsageError(f"a vocabulary has at least {len(SPECIAL) + 1} symbols, got {most}")
+    if not any(sentence.strip() for sentence in sentences):
+        raise UsageError("there is no text to learn a vocabulary from")
+    if level == "bpe":
+        return _pieces(_learned_pieces(sentences, most))
+    counts = collections.Counter(part for text in sentences for part in _parts(text, level))
+    # Of equally frequent ones the first in the alphabet stay, whatever the order of the sentences.
+    ranked = sorted(
+        (part for part in counts if counts[part] >= rare), key=lambda p: (-counts[p], p)
+    )
+    return _listed(level, ranked[: most - len(SPECIAL)])
+
+
+def from_json(stored: Any) -> Units:
+    """The vocabulary that `Units.stored` describes. Raises UsageError if that is damaged."""
+    try:
+        if stored["level"] == "bpe":
+            return _pieces(base64.b64decode(stored["model"], validate=True))
+        symbols = stored["symbols"]
+        if stored["level"] in LEVELS and all(isinstance(symbol, str) for symbol in symbols):
+            return _listed(stored["level"], symbols)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        pass
+    raise UsageError("a vocabulary is damaged: it is not what a run keeps")
+
+
+def _parts(text: str, level: str) -> list[str]:
+    return list(text) if level == "char" else _WORD.findall(text)
+
+
+def _listed(level: str, symbols: Sequence[str]) -> Units:
+    index = {symbol: number for number, symbol in enumerate(symbols, start=len(SPECIAL))}
+    texts = (*SPECIAL, *symbols)
+
+    def encode(text: str) -> list[int]:
+        return [index.get(part, UNKNOWN) for part in _parts(text, level)]
+
+    def decode(tokens: Iterable[int]) -> str:
+        known = [texts[token] for token in _said(tokens) if token not in (PAD, BEGIN)]
+        if level == "char":
+            return "".join(known)
+        return re.sub(r" ([.,;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", " ".join(known)))
+
+    return Units(level, texts, encode, decode, {"level": level, "symbols": list(symbols)})
+
+
+def _said(tokens: Iterable[int]) -> list[int]:
+    """What stands before END."""
+    found = [int(token) for token in tokens]
+    return found[: found.index(END)] if END in found else found
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UsageError(
+            "byte-pair encoding needs the package sentencepiece: pip install -c constraints.txt -e "
+            "'.[media]', or take data.level 'word'"
+        ) from None
+    return sentencepiece
+
+
+def _learned_pieces(sentences: Sequence[str], most: int) -> bytes:
+    model = io.BytesIO()
+    try:
+        _sentencepiece().SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=most,
+            hard_vocab_limit=False,  # a short text has fewer pieces
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            pad_id=PAD,
+            bos_id=BEGIN,
+            eos_id=END,
+            unk_id=UNKNOWN,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UsageError(f"no pieces can be learned from this text: {error}") from None
+    return model.getvalue()
+
+
+def _pieces(model: bytes) -> Units:
+    processor = _sentencepiece().SentencePieceProcessor(model_proto=model)
+    symbols = tuple(processor.id_to_piece(number) for number in range(processor.vocab_size()))
+
+    def decode(tokens: Iterable[int]) -> str:
+        return processor.decode([token for token in _said(tokens) if token not in (PAD, BEGIN)])
+
+    stored = {"level": "bpe", "model": base64.b64encode(model).decode()}
+    return Units("bpe", symbols, lambda text: list(processor.encode(text)), decode, stored)
+
+
+def entropy(sentences: Iterable[Sequence[int]], size: int) -> float:
+    """Nats per symbol, END included, of whoever knows how frequent each symbol is and nothing else."""
+    counts = np.zeros(size)
+    for tokens in sentences:
+        np.add.at(counts, [*tokens, END], 1)
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def padded(sentences: Sequence[Sequence[int]], length: int) -> np.ndarray:
+    """int32 [length, B], a column a sentence, PAD behind it."""
+    found = np.full((length, len(sentences)), PAD, np.int32)
+    for column, tokens in enumerate(sentences):
+        found[: len(tokens), column] = tokens
+    return found
+
+
+def taught(sentences: Sequence[Sequence[int]], length: int) -> dict[str, np.ndarray]:
+    """What a decoder learns these by, at most `length` - 1 symbols each: inputs int32 [length, B],
+    which begin with BEGIN, targets int32 [length, B], which end with END, and weights bool."""
+    targets = padded([[*tokens, END] for tokens in sentences], length)
+    inputs = padded([[BEGIN, *tokens] for tokens in sentences], length)
+    sizes = np.array([len(tokens) + 1 for tokens in sentences])
+    return {"inputs": inputs, "targets": targets, "weights": np.arange(length)[:, None] < sizes}

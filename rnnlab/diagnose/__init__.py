@@ -1,0 +1,1 @@
+"""What the gradients of a model did, and why: a section a file."""

@@ -1,0 +1,141 @@
+"""The gradient flow of the members of a sweep side by side: at initialisation, and trained."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rnnlab.diagnose import diagnosis_figures as figures
+from rnnlab.diagnose import diagnostics
+from rnnlab.diagnose import report as diagnose
+from rnnlab.diagnose.subject import Subject
+from rnnlab.errors import UsageError
+from rnnlab.sweep import members, report
+
+
+class Curve(NamedTuple):
+    """One line of a sweep: the norm of the gradient of the last step's loss against the lag."""
+
+    label: str
+    initial: np.ndarray  # [K], relative to where it begins; the geometric mean of the seeds
+    trained: np.ndarray  # [K]
+    seeds: int
+
+
+def _curve(subject: Subject) -> np.ndarray | None:
+    """[K] of the top layer, at the part of the state where the gradient reaches furthest; None where
+    none arrives, or it overflows."""
+    of = (subject.probe, subject.params, subject.carry, subject.batch)
+    top = diagnostics.flow(*of, last=True)[-1]
+    curves = [curve[diagnostics.begins(curve) :] for curve in top.by_lag()]
+    curves = [c / c[0] for c in curves if c[0] > 0 and np.isfinite(c).all()]
+    if not curves:
+        return None
+    time = min(map(len, curves))
+    return max((c[:time] for c in curves), key=lambda c: float(np.log(c + 1e-300).mean()))
+
+
+def _mean(curves: list[np.ndarray]) -> np.ndarray:
+    time = min(map(len, curves))
+    with np.errstate(divide="ignore"):
+        return np.exp(np.mean([np.log(curve[:time]) for curve in curves], axis=0))
+
+
+def measure(folder: Path, which: str, window: int, warn: Callable[[str], None]) -> list[Curve]:
+    """The curves of the sweep in `folder`, of all its members that have a checkpoint, by what the
+    report takes for a line and a point. A member without a gradient that is finite, at initialisation
+    or trained, is left out, which `warn` is told.
+
+    which, window: as for `diagnose.of_run`, which says what is raised; UsageError too where no member
+        has a checkpoint.
+    """
+    opened = members.opened(folder)
+    found = report.results(folder)
+    by_name = {member.name: member for member in opened.members}
+    axis = report.axis_of(found)
+    result = []
+    for line in report.lines_of(found, axis):
+        for point in line.points:
+            pairs = []
+            for member in point.members:
+                path = opened.path(by_name[member.name])
+                if not (path / "checkpoints").is_dir():
+                    continue
+                subject = diagnose.of_run(path, which, window, warn)
+                start, end = _curve(diagnose.untrained(subject)), _curve(subject)
+                if start is None or end is None:
+                    warn(f"{member.name} is left out: no gradient arrives, or it overflows")
+                else:
+                    pairs.append((start, end))
+            if pairs:
+                parts = list(line.parts)
+                if axis is not None and len(line.points) > 1:
+                    parts.append(f"{axis.rpartition('.')[2]} {point.value:g}")
+                label = ", ".join(parts) or "all members"
+                before, after = (_mean([pair[i] for pair in pairs]) for i in range(2))
+                result.append(Curve(label, before, after, len(pairs)))
+    if not result:
+        raise UsageError(f"no member of the sweep in {folder} has a checkpoint to be diagnosed")
+    return result
+
+
+def sentences(curves: list[Curve]) -> list[str]:
+    """For each line the first step back with 1% of the gradient that it begins with, or what is left
+    at the end of the window; at initialisation and trained."""
+
+    def told(curve: np.ndarray) -> str:
+        below = np.nonzero(curve <= diagnostics.FADED)[0]
+        if len(below):
+            return f"falls to 1% within {below[0]} steps"
+        return f"is at {100 * curve[-1]:.3g}% after {len(curve) - 1} steps"
+
+    return [
+        f"{one.label}: the gradient {told(one.initial)} at initialisation, and {told(one.trained)} "
+        f"trained ({one.seeds} seed{'s' * (one.seeds > 1)})."
+        for one in curves
+    ]
+
+
+def write(
+    folder: Path,
+    out: Path,
+    *,
+    which: str,
+    window: int,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Path:
+    """Write diagnosis.md with flows.png into `out`; its path. Raises as `measure` does."""
+    say("gradient flow of the members ...")
+    curves = measure(folder, which, window, warn)
+    out.mkdir(parents=True, exist_ok=True)
+    figures.flows(curves, out / "flows.png")
+    told = sentences(curves)
+    config = members.opened(folder).members[0].config
+    lines = [
+        f"# Gradient flow of the sweep {folder.resolve().name}",
+        "",
+        f"Task {config.task}, checkpoint of each member: {which}.",
+        "",
+        *[f"- {sentence}" for sentence in told],
+        "",
+        "![Gradient flow by lag](flows.png)",
+        "",
+        "The norm of dL/ds_t of the loss at the last scored step, relative to where it begins, against the "
+        "steps back from it: top layer, the part of the state where it reaches furthest, geometric mean of "
+        "rows and seeds. Grey: a^k, what a linear recurrence with the factor a does.",
+        "",
+    ]
+    part, path = out / ".diagnosis.md.part", out / "diagnosis.md"
+    part.write_text("\n".join(lines), encoding="utf-8")
+    os.replace(part, path)
+    for sentence in told:
+        say(f"  {sentence}")
+    return path
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder is that of a sweep."""
+    return (folder / "sweep.json").exists()

@@ -1,0 +1,1 @@
+"""A run from outside: its config, machine, process, screen, folder and checkpoints. Knows no model."""

@@ -1,0 +1,141 @@
+"""Host arrays in a folder, by Orbax: quietly, at once, and with its faults told as the disk's.
+
+Orbax gets a flat dict of NumPy arrays by name; everything else about a checkpoint is `checkpoint`'s.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rnnlab.errors import UsageError
+from rnnlab.run.runfolder import line
+
+# What else Orbax and TensorStore may mean by a name: patterns, a slash, a scheme, no text at all.
+ODD = re.compile(r"[\[\]*?\\\ud800-\udfff]|:/")
+
+
+def _orbax() -> Any:
+    # Imported when it is needed: a new run takes its first step without it.
+    from orbax.checkpoint import v1
+
+    return v1
+
+
+def _context() -> Any:
+    context = _orbax().Context()
+    context.asynchronous.create_directories_asynchronously = False
+    # By the wall's clock, which may be set forward, or have slept, while an array is written.
+    context.asynchronous.timeout_secs = 10**8
+    context.memory.deepcopy_host_arrays = False  # nothing changes them while we wait
+    context.array.saving.use_compression = False  # floats do not shrink, and it takes longer
+    return context
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Orbax logs tracebacks of what it raises as well, and its event loop one for each array that it
+    had begun; ours is the one line."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda told: hook(told) if told.exc_type is KeyboardInterrupt else None
+    try:
+        yield
+    except Exception:
+        hook = _but_closed_loops(hook)
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        for logger in loggers:
+            logger.addFilter(_not_of_orbax)  # once: it is the same function
+        raise
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a line of a log is not of a call that has failed and been told: of a task of its, found
+    when it is freed, or of a thread of its, which may end later."""
+    text = record.getMessage()
+    of_a_task = "exception was never retrieved" in text and "orbax" in text
+    return not of_a_task and "_SignalingThread" not in text
+
+
+def _but_closed_loops(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The hook without what TensorStore's threads still have to say after a call that has failed: each
+    array that was under way ends then, and finds its event loop closed; one for which there were too
+    few files is torn down half made."""
+    noise = ("Event loop is closed", "EventLoop' object has no attribute")
+
+    def told(unraisable: Any) -> None:
+        if not any(text in str(unraisable.exc_value) for text in noise):
+            hook(unraisable)
+
+    return told
+
+
+def check_name(folder: Path) -> None:
+    """Raises UsageError for a folder that only one process can write to: with another name, which each
+    would choose for itself, and Orbax wants the same of all."""
+    if jax.process_count() > 1 and (found := ODD.search(str(folder))):
+        raise UsageError(
+            f"several processes cannot save in {folder}: {found[0]!r} in its name may mean something "
+            "else, choose another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def _plainly_named(folder: Path) -> Iterator[Path]:
+    """Another name for a folder, if its own may mean something else: Orbax looks by pattern for what it
+    has written, finds nothing in run[1] and says that all is well; TensorStore takes a backslash for a
+    slash, and writes to other folders."""
+    if not ODD.search(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="rnnlab-") as name:
+        link = Path(name) / "checkpoint"
+        link.symlink_to(folder.parent, target_is_directory=True)
+        yield link / folder.name
+
+
+def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes the arrays into `folder`, which it makes, each under its name.
+
+    Over several processes every one calls this, since Orbax synchronises them, and process 0 writes.
+    Raises OSError for whatever the disk refuses.
+    """
+    # Orbax refuses an array without elements, whose shape says all there is, and an empty dict.
+    arrays = {name: array for name, array in arrays.items() if array.size}
+    if not arrays:
+        return
+    try:
+        with _silence(), _context(), _plainly_named(folder) as place:
+            _orbax().save(str(place), arrays)
+    except OSError:
+        raise
+    except Exception as error:  # the leaves are plain arrays by now: what is left is the disk
+        code = re.search(r"os_error_code='([0-9]+)'", str(error))
+        told = (int(code[1]), os.strerror(int(code[1]))) if code else (line(error),)
+        raise OSError(*told) from error
+
+
+def read(folder: Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of `folder`, of the names, shapes and dtypes of `like`. Raises what Orbax raises if
+    they are not there."""
+    wanted = {name: array for name, array in like.items() if array.size}
+    if not wanted:
+        return like
+    with _silence(), _context(), _plainly_named(folder) as place:
+        return like | _orbax().load(str(place), wanted)

@@ -1,0 +1,320 @@
+"""Configurations: read a config file, apply overrides, compare, and keep as JSON."""
+
+import ast
+import contextlib
+import importlib.util
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rnnlab.errors import UsageError, nearest
+from rnnlab.types import Config
+
+
+def load(path: str, overrides: list[str]) -> Config:
+    """The config of `get_config()` in the Python file at `path`, with `key=value` overrides.
+
+    Raises UsageError for a missing or failing file, an unknown key (with the nearest one) or a
+    value of the wrong type.
+    """
+    module = _module(path)
+    function = getattr(module, "get_config", None)
+    if function is None:
+        raise UsageError(f"config file '{path}' defines no get_config()")
+    with _about(path):
+        config = function() if callable(function) else None
+    if not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"config file '{path}': get_config() must return an ml_collections.ConfigDict"
+        )
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise UsageError(f"--config.{key} needs a value: write --config.{key}=VALUE")
+        assign(config, key, text)
+    return config
+
+
+def sweep(path: str) -> list[dict[str, Any]]:
+    """What `sweep(add)` in the Python file at `path` adds: key -> value, for each member.
+
+    Raises UsageError for a missing or failing file, or one that declares no sweep.
+    """
+    module = _module(path)
+    if not callable(getattr(module, "sweep", None)):
+        raise UsageError(
+            f"config file '{path}' declares no sweep: it needs a function sweep(add), which calls "
+            "add(**{'optim.clip_norm': 1.0, 'seed': 0}) for each member"
+        )
+    rows: list[dict[str, Any]] = []
+    with _about(path):
+        module.sweep(lambda **changes: rows.append(changes))
+    return rows
+
+
+def _module(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"config file '{path}' does not exist")
+    spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"config file '{path}' is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _about(path):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _about(path: str) -> Iterator[None]:
+    """It is the user's code that runs inside: whatever it raises is about this file."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = _line_in(error, os.path.abspath(path))
+        at = f", line {line}" if line else ""
+        raise UsageError(f"config file '{path}'{at}: {_one_line(error)}") from error
+
+
+def _line_in(error: BaseException, file: str) -> int | None:
+    """The last line of `file` that the error went through."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    # ml_collections lists every field of the config before it comes to the point.
+    missing = re.search(r'Key "([^"]*)" does not exist', text)
+    if missing:
+        near = re.search(r'Did you mean "([^"]*)"', text)
+        hint = f": did you mean '{near[1]}'?" if near else ""
+        return f"unknown config key '{missing[1]}'{hint}"
+    return " ".join(f"{type(error).__name__}: {text}".split())
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"optim.clip_norm": 1.0, ...}: every key of a ConfigDict or nested dict, dotted."""
+    result = {}
+    for key, value in config.items():
+        if isinstance(value, (ConfigDict, dict)):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def assign(config: Config, key: str, text: str) -> None:
+    """Set the dotted `key` to the value that `text` spells, in the type the key has.
+
+    Raises UsageError for an unknown key or a value of another type.
+    """
+    known = flat(config)
+    if key not in known:
+        last = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+        hint = f"did you mean '{last[0]}'?" if last else nearest(key, known, cutoff=0.4)
+        raise UsageError(f"unknown config key '{key}'" + (f": {hint.strip()}" if hint else ""))
+    *path, name = key.split(".")
+    parent: Any = config
+    for part in path:
+        parent = parent[part]
+    with parent.unlocked():
+        parent[name] = parse(key, text, parent.get_type(name))
+
+
+def spelt(value: Any) -> str:
+    """A value as `parse` reads it: "0.1", "inf", "True", "(1, 2)"."""
+    if hasattr(value, "item"):  # NumPy's scalars
+        value = value.item()
+    return value if isinstance(value, str) else repr(value)
+
+
+LONGEST = 10_000  # characters of a tuple: Python's parser may overflow its stack on endless ones
+
+
+def _tuple(value: Any) -> Any:
+    """With its lists as tuples; TypeError for what config.json could not keep, bytes say."""
+    if isinstance(value, tuple | list):
+        return tuple(_tuple(entry) for entry in value)
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise TypeError
+    return value
+
+
+def parse(key: str, text: str, kind: type) -> Any:
+    """`text` as a `kind`: bool, int, float, str or tuple.
+
+    Raises UsageError naming the key, the type and the text.
+    """
+    try:
+        if kind is str:
+            return text
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if kind is float:
+            return float(text)
+        if kind is int:
+            if re.fullmatch(r"[+-]?\d[\d_]*", text):
+                return int(text)
+            if float(text).is_integer():
+                return int(float(text))
+        elif kind is tuple and len(text) <= LONGEST:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of odd syntax; what is no tuple is refused below
+                value = ast.literal_eval(text)
+            if isinstance(value, tuple | list):  # and not the letters of a string
+                return _tuple(value)
+    except (ArithmeticError, LookupError, SyntaxError, TypeError, ValueError):
+        pass
+    except (RecursionError, MemoryError):  # brackets without end
+        pass
+    article = "an" if kind is int else "a"
+    raise UsageError(f"config key '{key}' takes {article} {kind.__name__}, got '{text}'")
+
+
+# Numbers that int32 and float32, in which a step counts and reckons, do not hold. What is smaller is 0.
+INT32, FLOAT32, SMALLEST = 2**31 - 1, 3.4028234663852886e38, 1.1754943508222875e-38
+UNBOUNDED = ("seed",)  # checked by itself
+ENDLESS = ("optim.clip_norm",)  # inf means off
+# A kernel with so many rows and columns is 4 TiB. The last part of a key says what is a size.
+WIDEST = 2**20
+SIZES = (
+    *("hidden", "size", "side", "embedding", "embedding_size", "features", "channels", "symbols"),
+    *("kinds", "depth", "beam", "stack", "python_snippets"),
+)
+# No machine has the memory for as many steps at once; each is one number at the very least.
+TOGETHER = 2**28
+BATCHES = (
+    ("train.batch_size", "train.window"),
+    ("eval.chunk", "train.window"),
+    ("eval.random_windows", "eval.random_window"),
+    ("sample.python_snippets", "sample.snippet_length"),
+)
+
+
+def _number(key: str, value: Any) -> None:
+    """Raise UsageError for a number, in a tuple or not, that no step could use."""
+    if isinstance(value, tuple | list):
+        for entry in value:
+            _number(key, entry)
+    elif isinstance(value, float):
+        if math.isnan(value):
+            raise UsageError(f"config key '{key}' is NaN: give a number")
+        if math.isinf(value) and key in ENDLESS:
+            return
+        if abs(value) > FLOAT32:
+            raise UsageError(f"config key '{key}' is {value}: more than a float32 holds, 3.4e38")
+        if 0 < abs(value) < SMALLEST:
+            raise UsageError(f"config key '{key}' is {value}: in float32 that is 0")
+    elif isinstance(value, int) and key not in UNBOUNDED:
+        most = WIDEST if key.rpartition(".")[2] in SIZES else INT32
+        if abs(value) > most:
+            shown = "2^20" if most == WIDEST else "2^31 - 1"
+            # Python spells no integer of more than 4300 digits.
+            got = value if value.bit_length() < 300 else f"one of {value.bit_length()} bits"
+            raise UsageError(f"config key '{key}' must be at most {shown}, got {got}")
+
+
+def _name(key: str, value: str) -> None:
+    """Raise UsageError for a text that no file could have for its name."""
+    if "\0" in value:
+        raise UsageError(f"config key '{key}' has a NUL character in it")
+    if key.endswith("path") and value.startswith("~") and os.path.expanduser(value) == value:
+        user = value.partition("/")[0]
+        raise UsageError(f"config key '{key}' is {value}, and there is no home folder {user}")
+
+
+def validate(config: Config) -> None:
+    """Raise UsageError where a count is out of range, a number is NaN or one that float32 and int32
+    do not hold, or more is asked for at once than any memory holds; the parts check the rest."""
+    values = flat(config)
+    for key, value in values.items():
+        _number(key, value)
+        if isinstance(value, str):
+            _name(key, value)
+    least = {"seed": 0, "train.steps_per_dispatch": 0, "parallel.devices": 0, "diagnose.every": 0}
+    least |= {f"train.{k}": 1 for k in ("steps", "batch_size", "window", "log_every", "keep")}
+    least |= {f"train.{k}": 0 for k in ("eval_every", "checkpoint_every", "sample_every")}
+    least["train.skip_faults"] = 0
+    for key, low in least.items():
+        value = values.get(key)
+        # A ConfigDict takes True for an integer.
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageError(f"config key '{key}' takes an int, got {value}")
+        if value < low:
+            never = " (0: only at the end)" if key.endswith("_every") and not low else ""
+            raise UsageError(f"config key '{key}' must be at least {low}{never}, got {value}")
+    # Beyond these no array has an index, or no program is compiled in an hour.
+    most = {"model.hidden": 2**27, "model.embedding_size": 2**27, "model.layers": 1000}
+    most |= {f"train.{k}": 2**31 - 1 for k in ("steps", "batch_size", "window", "skip_faults")}
+    for key, high in most.items():
+        if isinstance(values.get(key), int) and values[key] > high:
+            raise UsageError(f"config key '{key}' must be at most {high}, got {values[key]}")
+    if values["seed"] >= 2**32:
+        raise UsageError(f"config key 'seed' must be below 2^32, got {values['seed']}")
+    for rows, steps in BATCHES:
+        pair = [n for n in (values.get(rows), values.get(steps)) if isinstance(n, int) and n > 0]
+        if len(pair) == 2 and pair[0] * pair[1] > TOGETHER:
+            raise UsageError(
+                f"{rows} x {steps} is {pair[0]} x {pair[1]}: no memory holds as much at once, lower them"
+            )
+
+
+def difference(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """key -> (old, new) wherever two configs differ; None stands for a missing key."""
+    before, after = flat(old), flat(new)
+    keys = [*before, *(k for k in after if k not in before)]
+    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+# A float that JSON cannot spell; or, in quotes, a string that looks like one.
+_SPELT = re.compile(r"('*)(inf|-inf|nan)\1")
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Nested plain dicts for strict JSON, which has no inf: it becomes the string "inf", and the
+    string "inf" becomes "'inf'"."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (ConfigDict, dict)):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [plain(v) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
+        if isinstance(value, str) and _SPELT.fullmatch(value):
+            return f"'{value}'"
+        return value
+
+    return plain(config)
+
+
+def from_json(data: dict[str, Any]) -> Config:
+    """The inverse of `to_json`. Lists become tuples."""
+
+    def rich(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: rich(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return tuple(rich(v) for v in value)
+        if isinstance(value, str) and _SPELT.fullmatch(value):
+            return value[1:-1] if value[0] == "'" else float(value)
+        return value
+
+    return ConfigDict(rich(data)).lock()

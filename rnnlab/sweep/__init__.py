@@ -1,0 +1,1 @@
+"""Many runs: members, one program, processes, SLURM, and the report."""

@@ -1,0 +1,1 @@
+"""What tasks are made with: sequences of known answers, examples with answers."""

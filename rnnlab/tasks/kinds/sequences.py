@@ -1,0 +1,472 @@
+"""A task made of its definition: sequences of known answers, trained by full BPTT from a zero state.
+
+A file of rnnlab/tasks states a `Problem`: what is drawn, what the answers are, and how well one does
+without memory. Training draws new sequences at every step, each batch a pure function of (seed,
+step); evaluation draws others, the same ones every time. Of a finite data set (MNIST) the task gives
+the `Source` itself.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab.data.draws import EVALUATE, LONGER, SHOW, TRAIN, Random
+from rnnlab.errors import UsageError
+from rnnlab.models import stack
+from rnnlab.models.encoders import Encoder
+from rnnlab.run.config import TOGETHER, flat
+from rnnlab.tasks.metrics import tokens
+from rnnlab.types import Array, Config, Model, Params, Probe, Task
+
+Batch = dict[str, Any]  # of arrays
+
+
+class Drawn(NamedTuple):
+    """B sequences; what stands at t >= the length of a sequence does not matter."""
+
+    # int [T, B], symbols; or float [T, B, D]; or for an encoder what it reads, [T, B, ...]
+    inputs: np.ndarray
+    targets: np.ndarray  # int [T, B], classes; or float [T, B, D]
+    weights: np.ndarray  # bool [T, B], where there is an answer
+
+
+class Problem(NamedTuple):
+    """What a memory task is."""
+
+    inputs: int  # symbols, or D of real vectors
+    outputs: int  # classes, or D of real values
+    # (random, lengths int [B], T) -> B sequences of these lengths, the longest at most T
+    draw: Callable[[Random, np.ndarray, int], Drawn] | None
+    baseline: tuple[str, float]  # (who needs no memory, its loss)
+    unit: str  # what has an answer: "sequence", or "target" where a sequence has many
+    facts: dict[str, Any]  # for run.json, beside what `make` adds
+    vectors: bool = False  # the inputs are real vectors and not symbols
+    real: bool = False  # the answers are real values: the loss is their squared error
+    least: int = 1  # the shortest length
+    multiple: int = 1  # all lengths are multiples of this
+    names: tuple[str, ...] = ()  # of the input's symbols, and
+    classes: tuple[str, ...] = ()  # of the classes
+    tell: Callable[[np.ndarray], str] | None = None  # the inputs [T, ...] for a person
+    more: tuple[
+        tuple[str, Any], ...
+    ] = ()  # further metrics by name, as in `rnnlab.tasks.metrics.tokens`
+
+
+class Source(NamedTuple):
+    """Where the batches come from. A batch is the fields of `Drawn` by name, and `lengths` int [B]
+    where they differ."""
+
+    train: Callable[[int], Batch]  # step -> a batch; pure
+    valid: Callable[[], Iterable[Batch]]
+    # name -> (metric, batches): what is measured once, at the end
+    last: dict[str, tuple[str, Callable[[], Iterable[Batch]]]]
+    example: Callable[[int], Batch]  # step -> a batch of one, to be shown
+    facts: Callable[[], dict[str, Any]]
+
+
+# ---- what a config says
+
+
+def options(config: Config, **own: Any) -> dict[str, Any]:
+    """The values of `config.data` for the keys that a task has, with the task's own ones where they
+    are unset. Raises UsageError for a key that is set and that the task has no use for."""
+    for key, value in flat(config.data).items():
+        if key not in own and key != "shortest" and value is not None:
+            raise UsageError(
+                f"the task '{config.task}' has no use for data.{key}, which is {value!r}: leave it "
+                "unset"
+            )
+    values = {key: config.data[key] for key in own}
+    return {key: own[key] if value is None else value for key, value in values.items()}
+
+
+def mean_length(config: Config) -> float:
+    """Of the training sequences, whose lengths are uniform."""
+    return ((config.data.shortest or config.train.window) + config.train.window) / 2
+
+
+def _check(config: Config, problem: Problem) -> None:
+    window, shortest, wanted = config.train.window, config.data.shortest, config.eval.lengths
+    lengths = {"train.window": window, "data.shortest": shortest or window}
+    lengths |= {f"eval.lengths[{index}]": length for index, length in enumerate(wanted)}
+    for key, length in lengths.items():
+        if not isinstance(length, int) or isinstance(length, bool):
+            raise UsageError(f"{key} takes an int, got {length!r}")
+        if length < problem.least:
+            raise UsageError(
+                f"{key} is {length}: a sequence of '{config.task}' has at least {problem.least} steps"
+            )
+        if length % problem.multiple:
+            raise UsageError(
+                f"{key} is {length}: the length of a sequence of '{config.task}' is a multiple of "
+                f"{problem.multiple}"
+            )
+    if shortest > window:
+        raise UsageError(f"data.shortest is {shortest}, more than train.window, {window}")
+    if problem.draw is None and (shortest or wanted):
+        raise UsageError(
+            f"the sequences of '{config.task}' have a fixed length: leave data.shortest at 0 and "
+            "eval.lengths at ()"
+        )
+    counts = ("eval.sequences", 1), ("eval.longer", 1), ("eval.chunk", 1), ("sample.steps", 2)
+    for key, least in counts:
+        if flat(config)[key] < least:
+            raise UsageError(f"{key} must be at least {least}, got {flat(config)[key]}")
+    if max(lengths.values()) * config.eval.chunk > TOGETHER:
+        raise UsageError(
+            f"eval.chunk sequences of the longest of eval.lengths are {config.eval.chunk} x "
+            f"{max(lengths.values())} steps: no memory holds as much at once, lower eval.chunk"
+        )
+
+
+# ---- batches
+
+
+def chunks(
+    count: int, size: int, batch: Callable[[int, int], Batch]
+) -> Callable[[], Iterable[Batch]]:
+    """`count` sequences in batches of the same `size`. batch: (number, rows) -> a batch; of the last
+    one's rows, those beyond `count` have no weight."""
+
+    def all_of_them() -> Iterable[Batch]:
+        for number, begin in enumerate(range(0, count, size)):
+            found = batch(number, size)
+            there = np.arange(begin, begin + size) < count
+            yield {**found, "weights": found["weights"] & there}
+
+    return all_of_them
+
+
+def drawn(config: Config, problem: Problem) -> Source:
+    """The source that draws every sequence anew."""
+    seed, window, multiple = config.seed, config.train.window, problem.multiple
+    draw = problem.draw
+    assert draw is not None
+
+    def kind(dtype: np.dtype) -> Any:
+        if not problem.vectors:
+            return np.int32
+        return np.uint8 if dtype == np.uint8 else np.float32  # pictures travel as bytes
+
+    def batch(random: Random, rows: int, low: int, high: int) -> Batch:
+        lengths = multiple * random.integers(low // multiple, high // multiple + 1, (rows,))
+        there = np.arange(high)[:, None] < lengths  # [T, B]
+        found = draw(random, lengths, high)
+        exists = there.reshape(there.shape + (1,) * (found.inputs.ndim - 2))
+        inputs = np.where(exists, found.inputs, 0)
+        targets = np.where(there[..., None] if problem.real else there, found.targets, 0)
+        made = {
+            "inputs": inputs.astype(kind(found.inputs.dtype)),
+            "targets": targets.astype(np.float32 if problem.real else np.int32),
+            "weights": found.weights & there,
+        }
+        return made if low == high else {**made, "lengths": lengths.astype(np.int32)}
+
+    shortest = config.data.shortest or window
+
+    def fresh(count: int, low: int, high: int, *purpose: int) -> Callable[[], Iterable[Batch]]:
+        def part(number: int, rows: int) -> Batch:
+            return batch(Random(seed, *purpose, number), rows, low, high)
+
+        return chunks(count, config.eval.chunk, part)
+
+    return Source(
+        train=lambda step: batch(
+            Random(seed, TRAIN, step), config.train.batch_size, shortest, window
+        ),
+        valid=fresh(config.eval.sequences, shortest, window, EVALUATE),
+        last={
+            f"error_at_{length}": (
+                "error",
+                fresh(config.eval.longer, length, length, LONGER, length),
+            )
+            for length in config.eval.lengths
+        },
+        example=lambda step: batch(Random(seed, SHOW, step), 1, shortest, window),
+        facts=dict,
+    )
+
+
+# ---- draws that several tasks share
+
+
+def recalled(
+    random: Random, lengths: np.ndarray, time: int, *, count: int, symbols: int, cue: int
+) -> Drawn:
+    """`count` of the symbols 0 ... symbols - 1, then nothing (the symbol `symbols`), and at the end
+    the same symbols are the answer, in their order; before it the answer is nothing. The symbol
+    `symbols` + 1 stands `cue` steps before the end."""
+    rows = len(lengths)
+    t = np.arange(time)[:, None]
+    message = random.integers(0, symbols, (count, rows))
+    inputs = np.full((time, rows), symbols)
+    inputs[:count] = message
+    inputs = np.where(t == lengths - cue, symbols + 1, inputs)
+    place = t - (lengths - count)  # [T, B], in the answer
+    again = np.take_along_axis(message, np.clip(place, 0, count - 1), axis=0)
+    return Drawn(inputs, np.where(place >= 0, again, symbols), np.ones((time, rows), bool))
+
+
+def marked_pair(
+    random: Random, lengths: np.ndarray, time: int, answer: Callable[[np.ndarray], np.ndarray]
+) -> Drawn:
+    """Inputs (number, mark): uniform numbers in [0, 1), and 1 at two steps, one in either half, else
+    0. The answer, at the last step, is that of (the two numbers [2, B]) -> [B]."""
+    rows = len(lengths)
+    numbers = random.uniform((time, rows))
+    half = lengths // 2
+    places = np.stack([random.integers(0, half, (rows,)), random.integers(half, lengths, (rows,))])
+    marks = (np.arange(time)[:, None, None] == places).any(1)  # [T, B]
+    value = answer(np.take_along_axis(numbers, places, axis=0))
+    last = np.arange(time)[:, None] == lengths - 1
+    targets = np.where(last, value, 0.0)[..., None]
+    return Drawn(np.stack([numbers, marks], axis=-1), targets, last)
+
+
+# ---- the task
+
+
+def _known(real: bool, more: tuple[tuple[str, Any], ...]) -> tokens.Metrics:
+    return {**(tokens.REAL_METRICS if real else tokens.TOKEN_METRICS), **dict(more)}
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    return {"x": batch["inputs"], "lengths": batch.get("lengths")}
+
+
+def _outputs(net: Model, params: Params, batch: Batch, **how: Any) -> Array:
+    """[T, B, V], from a zero state."""
+    inputs = _inputs(batch)
+    dtype = params["readout"]["bias"].dtype
+    if jnp.issubdtype(inputs["x"].dtype, jnp.floating):
+        inputs["x"] = jnp.asarray(inputs["x"]).astype(dtype)
+    return net.apply(params, net.carry(inputs["x"].shape[1], dtype), **inputs, **how)[1]
+
+
+def _targets(batch: Batch, outputs: Array) -> Array:
+    """Real ones in the outputs' dtype."""
+    targets = jnp.asarray(batch["targets"])
+    return targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.astype(outputs.dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _reader(
+    net: Model, real: bool, more: tuple[tuple[str, Any], ...]
+) -> tuple[Callable[..., Any], Callable[..., Array]]:
+    """(params, batch) -> the sums of all metrics, and -> the outputs; both jitted."""
+    known = _known(real, more)
+
+    @jax.jit
+    def measure(params: Params, batch: Batch) -> Any:
+        outputs = _outputs(net, params, batch)
+        targets = _targets(batch, outputs)
+        right = known["accuracy"](outputs, targets)
+        found = tokens.sums(tuple(known), outputs, targets, batch["weights"], known)
+        return {**found, "error": tokens.sequence_error(right, batch["weights"])}
+
+    return measure, jax.jit(functools.partial(_outputs, net))
+
+
+def make(
+    config: Config,
+    problem: Problem,
+    source: Source | None = None,
+    encoder: Encoder | None = None,
+    draw: Callable[[Callable[[Batch], np.ndarray], Path], list[Path]] | None = None,
+) -> Task:
+    """The task of a problem; its sequences are drawn, or come from `source`.
+
+    encoder: what makes the vectors of the inputs, each [...] of its [T, B, ...]. draw: (answers,
+        folder) -> the files it has written for the verb show, where answers: (batch) -> the model's
+        outputs [T, B, V].
+
+    Raises UsageError for lengths that the problem has not, or a model that does not fit.
+    """
+    _check(config, problem)
+    given = drawn(config, problem) if source is None else source
+    sizes: dict[str, Any] = {"input_size": problem.inputs, "output_size": problem.outputs}
+    sizes["real"] = problem.vectors
+    if encoder is not None:
+        if encoder.places:  # a map, and no vector
+            raise UsageError(f"encoder.features must be at least 1, got {config.encoder.features}")
+        sizes["input_size"] = encoder.size
+
+    def built(of: Callable[..., Model], **options: Any) -> Model:
+        net = of(config, **sizes, **options)
+        return net if encoder is None else stack.encoded(net, encoder)
+
+    net = built(stack.from_config)
+    measure, answer = _reader(built(stack.to_read), problem.real, problem.more)
+    known = _known(problem.real, problem.more)
+
+    def loss_of(values: dict[str, Any]) -> Callable[..., Any]:
+        own = built(stack.from_config, values=values)
+
+        def loss(
+            params: Params, carry: Any, batch: Batch, key: Array | None, taps: Any = None
+        ) -> tuple[Any, Any]:
+            outputs = _outputs(own, params, batch, key=key, taps=taps)
+            targets = _targets(batch, outputs)
+            return carry, tokens.sums(("loss",), outputs, targets, batch["weights"], known)
+
+        return loss
+
+    def losses(outputs: Array, batch: Batch) -> tuple[Array, Array]:
+        weights = jnp.asarray(batch["weights"])
+        values = known["loss"](outputs, _targets(batch, outputs))
+        return jnp.where(weights, values, jnp.zeros_like(values)), weights.astype(values.dtype)
+
+    def measured(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
+        totals = {name: np.zeros(2) for name in (*known, "error")}
+        for batch in batches:
+            for name, pair in measure(params, batch).items():
+                totals[name] += np.array([float(v) for v in pair])
+        return {name: float(total / count) for name, (total, count) in totals.items()}
+
+    def evaluate(params: Params) -> dict[str, float]:
+        return {**measured(params, given.valid()), "baseline_loss": problem.baseline[1]}
+
+    def finish(params: Params) -> dict[str, float]:
+        return {
+            name: measured(params, batches())[metric]
+            for name, (metric, batches) in given.last.items()
+        }
+
+    def show(params: Params, step: int) -> str:
+        batch = given.example(step)
+        return told(problem, batch, np.asarray(answer(params, batch)), most=config.sample.steps)
+
+    def pictures(params: Params, folder: Path) -> list[Path]:
+        assert draw is not None
+        return draw(lambda batch: np.asarray(answer(params, batch)), folder)
+
+    drawing = None if draw is None else pictures
+
+    def facts() -> dict[str, Any]:
+        name, value = problem.baseline
+        shortest, window = config.data.shortest, config.train.window
+        return {
+            "task": config.task,
+            "length": f"{shortest} to {window}" if shortest else window,
+            "inputs": f"{problem.inputs} {'numbers a step' if problem.vectors else 'symbols'}",
+            "outputs": f"{problem.outputs} {'numbers' if problem.real else 'classes'}",
+            "baseline": f"{value:.6g} ({name})",
+            **problem.facts,
+            **given.facts(),
+        }
+
+    return Task(
+        init=net.init,
+        carry=lambda: (),
+        batch=given.train,
+        loss=loss_of({}),
+        evaluate=evaluate,
+        finish=finish,
+        show=show,
+        layers=net.layers,
+        keep=lambda folder: None,
+        facts=facts,
+        fingerprint={"task": config.task, "cell": config.model.cell, **dict(net.layers)},
+        unit=problem.unit,
+        initial=tuple(f"model.{key}" for key in stack.INITIAL),
+        rates=tuple(f"model.{key}" for key in stack.RATES),
+        loss_of=loss_of,
+        probe=Probe(net, _inputs, losses),
+        measure="squared error" if problem.real else "nats",
+        baseline=problem.baseline,
+        draw=drawing,
+    )
+
+
+# ---- tasks that differ in little
+
+
+def recall(
+    config: Config, *, facts: dict[str, Any], count: int, symbols: int, cue: int, names: str
+) -> Task:
+    """The task whose sequences are those of `recalled`. names: of the symbols, one character each.
+
+    Without memory one says nothing, and at the end one of the symbols by chance.
+    """
+    problem = Problem(
+        inputs=symbols + 2,
+        outputs=symbols + 1,
+        draw=lambda *how: recalled(*how, count=count, symbols=symbols, cue=cue),
+        baseline=("no memory", count * math.log(symbols) / mean_length(config)),
+        unit="target",
+        facts=facts,
+        least=2 * count + 1,
+        names=tuple(names),
+        classes=tuple(names),
+    )
+    return make(config, problem)
+
+
+def of_pair(config: Config, *, answer: Callable[[np.ndarray], np.ndarray], variance: float) -> Task:
+    """The task whose sequences are those of `marked_pair`. variance: of the answer, the squared error
+    of whoever always says its mean."""
+    problem = Problem(
+        inputs=2,
+        outputs=1,
+        vectors=True,
+        real=True,
+        draw=lambda *how: marked_pair(*how, answer=answer),
+        baseline=("always the mean", variance),
+        unit="sequence",
+        facts=options(config),
+        least=2,
+        tell=told_pair,
+    )
+    return make(config, problem)
+
+
+# ---- for a person
+
+
+def told(problem: Problem, batch: Batch, outputs: np.ndarray, *, most: int) -> str:
+    """The one sequence of a batch, what its answer is and what the model's: [T, 1, V] outputs. Of
+    more than `most` steps both ends are shown."""
+    length = int(batch["lengths"][0]) if "lengths" in batch else len(batch["inputs"])
+    inputs, targets = batch["inputs"][:length, 0], batch["targets"][:length, 0]
+    there, found = batch["weights"][:length, 0], outputs[:length, 0]
+    if problem.tell is not None:
+        lines = [problem.tell(inputs)]
+    else:
+        names = problem.names or tuple(map(str, range(problem.inputs)))
+        lines = [f"input   {_row([names[symbol] for symbol in inputs], most)}"]
+    if problem.real:
+        words = (targets[there], found[there])
+        target, guess = (" ".join(f"{x:.4f}" for x in value.ravel()) for value in words)
+        return "\n".join([*lines, f"target {target}, answer {guess}"])
+    classes = problem.classes or tuple(map(str, range(problem.outputs)))
+    guesses = found.argmax(-1)
+    if there.sum() == 1:
+        at = int(np.flatnonzero(there)[0])
+        said = f"target {classes[targets[at]]}, answer {classes[guesses[at]]}"
+        return "\n".join([*lines, said])
+    for name, values in (("target", targets), ("answer", guesses)):
+        row = [
+            classes[value] if is_one else " " for value, is_one in zip(values, there, strict=True)
+        ]
+        lines.append(f"{name}  {_row(row, most)}")
+    return "\n".join(lines)
+
+
+def _row(words: list[str], most: int) -> str:
+    gap = " " if max(map(len, words)) > 1 else ""
+    half = most // 2
+    if len(words) <= most:
+        return gap.join(words)
+    return f"{gap.join(words[:half])} ... {gap.join(words[len(words) - half :])}"
+
+
+def told_pair(inputs: np.ndarray) -> str:
+    """Of the inputs [T, 2] of `marked_pair`, the marked numbers."""
+    found = [f"{inputs[t, 0]:.4f} at {t}" for t in np.flatnonzero(inputs[:, 1])]
+    return f"marked {' and '.join(found)} of {len(inputs)}"

@@ -1,0 +1,1 @@
+"""Metrics as sums and counts, by what they are of: symbols and values, texts, boxes."""

@@ -1,0 +1,259 @@
+"""Boxes of several objects over time: the files of the MOT challenges, and how well a tracker does.
+
+A file has a line for each box, `frame,id,left,top,width,height,conf,...`, in pixels (Leal-Taixe et al.
+2015, "MOTChallenge 2015"); frames count from 1. A folder of sequences has NAME/gt.txt or
+NAME/gt/gt.txt, and beside it NAME/seqinfo.ini where there is one.
+"""
+
+import configparser
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from rnnlab.errors import UsageError
+
+LEAST = 0.5  # the IoU from which on a box counts as found, in both MOTA and IDF1
+
+
+class Boxes(NamedTuple):
+    """The N boxes of a file, by frame and then by id."""
+
+    name: str
+    frames: np.ndarray  # int [N], from 1 on
+    ids: np.ndarray  # int [N]
+    boxes: np.ndarray  # float [N, 4]: (cx, cy, w, h), in pixels
+
+
+def iou(first: Any, second: Any) -> Any:
+    """Intersection over union of boxes [..., 4], (cx, cy, w, h): [...], of NumPy's or JAX's arrays. A
+    negative width or height counts as 0, and so does the IoU of two boxes without area."""
+    a, b = first[..., 2:].clip(0), second[..., 2:].clip(0)
+    away = abs(first[..., :2] - second[..., :2])
+    most = (a + b) / 2 - away  # of the intersection's sides: of overlapping ends,
+    least = (a + b - abs(a - b)) / 2  # or of one side within the other
+    side = ((most + least - abs(most - least)) / 2).clip(0)
+    common = side[..., 0] * side[..., 1]
+    whole = a[..., 0] * a[..., 1] + b[..., 0] * b[..., 1] - common
+    return common / (whole + (whole <= 0))
+
+
+# ---- files
+
+
+def read(path: Path, *, name: str, size: tuple[int, int] | None, truth: bool) -> Boxes:
+    """The boxes of a file. size: (width, height) of the pictures, if it is known. truth: lines with a
+    conf of 0 are left out, which the ground truth has for what is not to be judged.
+
+    Raises UsageError, with the line, for what is no box: too few fields or no numbers, a frame below 1
+    or no whole number, a width or height that is not positive, a box wholly outside the picture, an id
+    that comes twice in a frame or whose frames do not ascend.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    found: list[tuple[float, ...]] = []
+    last: dict[int, tuple[int, int]] = {}  # id -> (frame, line)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        row = _numbers(line, where)
+        frame, which = int(row[0]), int(row[1])
+        left, top, width, height = row[2:6]
+        if width <= 0 or height <= 0:
+            raise UsageError(f"{where}: the box is {width:g} x {height:g}, and must have a size")
+        if size is not None and not (
+            left < size[0] and top < size[1] and left + width > 0 and top + height > 0
+        ):
+            raise UsageError(
+                f"{where}: the box ({left:g}, {top:g}, {width:g}, {height:g}) lies outside the picture "
+                f"of {size[0]} x {size[1]}"
+            )
+        if which in last and last[which][0] >= frame:
+            before, at = last[which]
+            how = "twice in" if before == frame else f"after frame {before} in"
+            raise UsageError(f"{where}: id {which} comes {how} frame {frame}; see line {at}")
+        last[which] = frame, number
+        if not (truth and row[6] == 0):
+            found.append((frame, which, left + width / 2, top + height / 2, width, height))
+    if not found:
+        raise UsageError(f"{path} has no boxes")
+    array = np.array(found)
+    array = array[np.lexsort((array[:, 1], array[:, 0]))]
+    return Boxes(name, array[:, 0].astype(int), array[:, 1].astype(int), array[:, 2:])
+
+
+def _numbers(line: str, where: str) -> list[float]:
+    """At least seven, the first two whole."""
+    fields = line.split(",")
+    try:
+        row = [float(field) for field in fields]
+    except ValueError:
+        raise UsageError(f"{where} is not all numbers: {line[:60]}") from None
+    if len(row) < 7:
+        raise UsageError(
+            f"{where} has {len(row)} fields: frame,id,left,top,width,height,conf are seven at least"
+        )
+    if not all(map(math.isfinite, row)):
+        raise UsageError(f"{where} has a number that is not finite")
+    if row[0] != int(row[0]) or row[1] != int(row[1]) or row[0] < 1:
+        raise UsageError(
+            f"{where}: frame {row[0]:g} and id {row[1]:g} must be whole numbers, and frames count from 1"
+        )
+    return row
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """(width, height) that a seqinfo.ini has, None without one. Raises UsageError for one that does
+    not say it."""
+    if not path.exists():
+        return None
+    parser = configparser.ConfigParser()
+    try:
+        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+        return parser.getint("Sequence", "imWidth"), parser.getint("Sequence", "imHeight")
+    except (OSError, UnicodeDecodeError, ValueError, configparser.Error) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{path} does not say imWidth and imHeight in [Sequence]: {reason}"
+        ) from None
+
+
+def sequences(folder: Path) -> tuple[Boxes, ...]:
+    """The ground truth of all sequences of a folder, by name. Raises UsageError where there is none,
+    and for files that `read` refuses."""
+    if not folder.is_dir():
+        raise UsageError(f"data.path {folder} is no folder: name one with NAME/gt.txt in it")
+    found = []
+    for one in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for file in (one / "gt.txt", one / "gt" / "gt.txt"):
+            if file.exists():
+                size = size_of(one / "seqinfo.ini")
+                found.append(read(file, name=one.name, size=size, truth=True))
+                break
+    if not found:
+        raise UsageError(f"data.path {folder} has no NAME/gt.txt, nor NAME/gt/gt.txt")
+    return tuple(found)
+
+
+class Track(NamedTuple):
+    """An object while it is there in T successive frames."""
+
+    sequence: str
+    id: int
+    first: int  # frame
+    boxes: np.ndarray  # float [T, 4]
+
+
+def tracks(found: Boxes) -> list[Track]:
+    """The tracks of a sequence, by id and frame. Where an object was away it is another track."""
+    made = []
+    for which in np.unique(found.ids):
+        places = np.flatnonzero(found.ids == which)
+        frames = found.frames[places]
+        for part in np.split(np.arange(len(places)), np.flatnonzero(np.diff(frames) > 1) + 1):
+            boxes = found.boxes[places[part]]
+            made.append(Track(found.name, int(which), int(frames[part[0]]), boxes))
+    return made
+
+
+# ---- how well a tracker does
+
+
+class Clear(NamedTuple):
+    """What CLEAR MOT counts (Bernardin and Stiefelhagen 2008); of several sequences, add it up."""
+
+    boxes: int  # of the ground truth
+    misses: int
+    false_positives: int
+    switches: int  # of identity
+    overlap: float  # the IoU of what was found, summed
+
+    @property
+    def mota(self) -> float:
+        """Multiple object tracking accuracy, 1 at best and without lower bound (equation 2)."""
+        return 1 - (self.misses + self.false_positives + self.switches) / self.boxes
+
+    @property
+    def motp(self) -> float:
+        """The mean IoU of what was found; nan where nothing was."""
+        matches = self.boxes - self.misses
+        return self.overlap / matches if matches else math.nan
+
+
+class Identity(NamedTuple):
+    """What IDF1 counts (Ristani et al. 2016); of several sequences, add it up."""
+
+    true: int  # boxes found under their identity, IDTP
+    boxes: int  # of the ground truth
+    found: int  # of the tracker
+
+    @property
+    def idf1(self) -> float:
+        """2 IDTP / (2 IDTP + IDFP + IDFN) (equation 11)."""
+        return 2 * self.true / (self.boxes + self.found)
+
+
+def _frames(truth: Boxes, found: Boxes) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each frame (ids, the tracker's ids, IoU [ids, tracker's])."""
+    made = []
+    for frame in np.union1d(truth.frames, found.frames):
+        a, b = truth.frames == frame, found.frames == frame
+        made.append(
+            (truth.ids[a], found.ids[b], iou(truth.boxes[a][:, None], found.boxes[b][None]))
+        )
+    return made
+
+
+def clear(truth: Boxes, found: Boxes, *, least: float) -> Clear:
+    """CLEAR MOT of a tracker's boxes. What matched before goes on to match while its IoU is at least
+    `least`; the others are assigned by the highest sum of IoU, of as many as can be. A switch: an
+    object is found under another id than the last time, however long ago that was."""
+    misses = false_positives = switches = 0
+    overlap = 0.0
+    last: dict[int, int] = {}  # id -> the tracker's
+    for ids, theirs, values in _frames(truth, found):
+        matched: list[tuple[int, int]] = []
+        place = {int(which): column for column, which in enumerate(theirs)}
+        for row, which in enumerate(ids):
+            before = last.get(int(which))
+            column = None if before is None else place.get(before)
+            if column is None or values[row, column] < least:
+                continue
+            # Two objects may have had this id, at different times: the first keeps it.
+            if all(column != other for _, other in matched):
+                matched.append((row, column))
+        rows = [row for row in range(len(ids)) if all(row != r for r, _ in matched)]
+        columns = [c for c in range(len(theirs)) if all(c != other for _, other in matched)]
+        rest = values[np.ix_(rows, columns)]
+        good = rest >= least
+        for r, c in zip(*linear_sum_assignment(-np.where(good, 1e3 + rest, 0.0)), strict=True):
+            if good[r, c]:
+                matched.append((rows[r], columns[c]))
+        for row, column in matched:
+            which, their = int(ids[row]), int(theirs[column])
+            switches += last.get(which, their) != their
+            last[which] = their
+            overlap += float(values[row, column])
+        misses += len(ids) - len(matched)
+        false_positives += len(theirs) - len(matched)
+    return Clear(len(truth.ids), misses, false_positives, switches, overlap)
+
+
+def identity(truth: Boxes, found: Boxes, *, least: float) -> Identity:
+    """IDF1 of a tracker's boxes: each object has at most one of the tracker's ids over all frames, and
+    these are assigned so that as many boxes as can be have an IoU of at least `least`."""
+    ours, theirs = np.unique(truth.ids), np.unique(found.ids)
+    common = np.zeros((len(ours), len(theirs)))
+    for ids, other, values in _frames(truth, found):
+        common[np.ix_(np.searchsorted(ours, ids), np.searchsorted(theirs, other))] += (
+            values >= least
+        )
+    best = linear_sum_assignment(-common)
+    return Identity(int(common[best].sum()), len(truth.ids), len(found.ids))

@@ -1,0 +1,129 @@
+"""Checkpoints where the host is odd: folders that are patterns, that go away, and full disks."""
+
+import shutil
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rnnlab.errors import StorageError, UsageError
+from rnnlab.run import arrays as serialise
+from rnnlab.run import checkpoint
+from rnnlab.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = {"w": np.arange(6, dtype=np.float32), "step": np.array(1, np.int32)}
+
+
+def save(root, step=1):
+    options = {"metric": None, "extra": {}, "fingerprint": {}, "keep": 2}
+    return checkpoint.save(root, step, TREE, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["run[1]", "*[a]?", "[!x]", "**", "a\\b", "gs:", "file:", "\udcff"]
+)
+def test_a_folder_whose_name_is_a_pattern(tmp_path, name):
+    root = tmp_path / name / "checkpoints"
+    root.parent.mkdir()
+    save(root)
+    state, _ = checkpoint.restore(root, TREE, fingerprint={}, warn=pytest.fail)
+    assert state["w"].tobytes() == TREE["w"].tobytes()
+    assert checkpoint.steps(root) == [1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "".join(c for c in string.printable if c.isprintable() and c not in "/[]*?\\"),
+        *("000_seed=0", "%41", "a%2Fb", "${HOME}", "~", "s3:x", "a...", "--", "{}", " "),
+        *("new\nline\t", "a\x01\x7f", "\u00e9e\u0301\u65e5\U0001f600", "\u2028\u00a0\x85"),
+    ],
+)
+def test_other_names_are_as_good_as_letters(tmp_path, monkeypatch, name):
+    """Without another name for it, which several processes of one run have not."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    serialise.check_name(tmp_path / name / "checkpoints")
+    monkeypatch.undo()
+    root = tmp_path / name
+    root.mkdir()
+    serialise.write(root / "state", TREE)
+    assert [path.name for path in root.iterdir()] == ["state"]
+    back = serialise.read(root / "state", TREE)
+    assert all(back[key].tobytes() == TREE[key].tobytes() for key in TREE)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "*", "a?", "a\\b", "gs:", "file:", "\udcff"])
+def test_several_processes_are_told_of_a_name_at_once(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UsageError, match="several processes cannot save"):
+        train.train(None, tmp_path / name, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_that_is_gone_is_not_made_again(tmp_path):
+    with pytest.raises(StorageError, match="No such file"):
+        save(tmp_path / "run" / "checkpoints")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "another's"])
+def test_a_run_folder_that_goes_during_a_save(tmp_path, monkeypatch, how):
+    run = tmp_path / "run"
+
+    def write(folder, arrays):
+        if how == "removed":
+            shutil.rmtree(run)
+        else:
+            run.rename(tmp_path / "moved")
+        folder.mkdir(parents=True)  # as Orbax does
+        if how == "another's":
+            (run / "theirs").write_text("")
+        real(folder / "again", arrays)
+
+    run.mkdir()
+    save(run / "checkpoints", 1)
+    real = serialise.write
+    monkeypatch.setattr(serialise, "write", write)
+    with pytest.raises(StorageError, match="it was removed or moved meanwhile"):
+        save(run / "checkpoints", 2)
+    if how == "another's":
+        assert [path.name for path in run.iterdir()] == ["theirs"]
+    else:
+        assert not run.exists()
+    if how != "removed":
+        root = tmp_path / "moved" / "checkpoints"
+        assert checkpoint.fault(root, 1) == ""
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from rnnlab import checkpoint, serialise
+from rnnlab.types import StorageError
+tree = {f"w{i}": np.zeros(5000, np.float32) for i in range(40)}
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for step in range(1, 4):
+    try:
+        checkpoint.save(Path(sys.argv[1]), step, tree, metric=None, extra={}, fingerprint={}, keep=1)
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_a_refused_save_is_one_line(tmp_path):
+    # TensorStore's threads say more, each in a traceback, when the call has long come back.
+    command = [sys.executable, "-c", FULL, str(tmp_path / "checkpoints")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(line.endswith("File too large") for line in lines)
+    # A thread may still have written while all was thrown away: what is left is trash to `clean`.
+    checkpoint.clean(tmp_path / "checkpoints")
+    assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -1,0 +1,605 @@
+"""The loop as a whole: what a run leaves behind, and that stopping it anywhere changes nothing."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rnnlab.errors import DivergedError, InUseError, StorageError, UsageError
+from rnnlab.run import checkpoint, config, runfolder
+from rnnlab.run import process as host
+from rnnlab.train import parallel, record, train
+from tests.faults.lab import SMALL, differences, leaves, make_text, rows
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Each run here would compile the same programs again."""
+    host.keep_compiled(tmp_path_factory.mktemp("compiled"))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    return make_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+def made(text: Path, *changes: str):
+    return config.load(
+        str(ROOT / "experiments" / "default.py"), [*SMALL, f"data.path={text}", *changes]
+    )
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert differences(one, other) == []
+
+
+@pytest.fixture(scope="module")
+def straight(text, tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    train.train(made(text), workdir, [])
+    return workdir
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    """SIGTERM once the step has been taken, as a scheduler would send it."""
+    make = train.stepping.make
+
+    def counted(*args, **kwargs):
+        inner = make(*args, **kwargs)
+
+        def step_and_kill(state, batch):
+            state, report = inner(state, batch)
+            if int(report["step"]) == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state, report
+
+        return step_and_kill
+
+    monkeypatch.setattr(train.stepping, "make", counted)
+
+
+def test_a_run_folder_explains_itself(straight, text):
+    run = json.loads((straight / "run.json").read_text())
+    assert len(run["data"]["sha256"]) == 64
+    assert run["data"]["vocabulary"] == len(set(text.read_text(encoding="utf-8")))
+    assert run["parameters"] > 0
+    assert run["versions"]["jax"] == jax.__version__
+    json.loads((straight / "config.json").read_text())
+    found = runfolder.read_rows(straight / "metrics.jsonl")
+    logged = [r["step"] for r in found if r["split"] == "train"]
+    assert logged == [4, 8, 12, 16, 20, 24, 28]
+    assert [r["step"] for r in found if r["split"] == "valid"] == [10, 20, 30]
+    for row in found:
+        assert np.isfinite(row["loss"])
+        if row["split"] == "train":
+            assert {"grad_norm", "clipped", "update_ratio", "chars_per_second"} <= row.keys()
+            assert row["chars_per_second"] > 0
+        else:
+            assert row["bits_per_char"] == pytest.approx(row["loss"] / np.log(2))
+            assert row["perplexity"] == pytest.approx(np.exp(row["loss"]))
+            assert "loss_random_windows" in row
+    summary = json.loads((straight / "summary.json").read_text())
+    assert summary["valid_loss"] == min(r["loss"] for r in found if r["split"] == "valid")
+    assert summary["steps"] == STEPS
+    assert summary["seconds"] > 0
+    assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((straight / "tensorboard").iterdir())
+    samples = (straight / "samples.txt").read_text()
+    assert "---- step 15 ----" in samples
+    assert "---- step 30 ----" in samples
+
+
+def test_the_loss_falls(straight):
+    losses = [r["loss"] for r in rows(straight) if r["split"] == "valid"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(k, marks=pytest.mark.slow if k != 13 else ()) for k in (1, 7, 10, 13, 29)]
+)
+def test_stopped_by_a_signal_and_resumed_is_the_same_run(
+    step, straight, text, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(train.Interrupted) as stopped:
+            train.train(made(text), workdir, [])
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert checkpoint.steps(workdir / "checkpoints")[-1] == step
+    train.train(None, workdir, [])
+    assert_same_run(straight, workdir)
+    assert json.loads((workdir / "run.json").read_text())["resumed"][0]["step"] == step
+
+
+@pytest.mark.slow
+def test_rows_beyond_the_checkpoint_are_written_once(straight, text, tmp_path, monkeypatch):
+    """A crash between two checkpoints: the rows after the last one are dropped and made again."""
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        make = train.stepping.make
+
+        def failing(*args, **kwargs):
+            inner = make(*args, **kwargs)
+
+            def step(state, batch):
+                if int(state.step) == 26:
+                    raise RuntimeError("power cut")
+                return inner(state, batch)
+
+            return step
+
+        patch.setattr(train.stepping, "make", failing)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.train(made(text), workdir, [])
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 26, "spl')
+    train.train(made(text), workdir, [])
+    assert_same_run(straight, workdir)
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_costs_only_time(straight, text, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 17)
+        with pytest.raises(train.Interrupted):
+            train.train(made(text), workdir, [])
+    victim = max(
+        (workdir / "checkpoints" / "00000017" / "state").rglob("*"), key=lambda p: p.stat().st_size
+    )
+    damaged = bytearray(victim.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    victim.write_bytes(damaged)
+    train.train(None, workdir, [])
+    assert "00000017" in capsys.readouterr().err
+    assert_same_run(straight, workdir)
+
+
+def test_evaluation_sampling_and_checkpoints_do_not_change_training(straight, text, tmp_path):
+    workdir = tmp_path / "run"
+    quiet = ("train.eval_every=0", "train.sample_every=0", "train.checkpoint_every=0")
+    train.train(made(text, *quiet), workdir, [])
+    assert leaves(workdir) == leaves(straight)
+
+
+def test_a_finished_run_is_left_as_it_is(straight, text, capsys):
+    before = {p: p.read_bytes() for p in straight.glob("*.*") if p.suffix in (".jsonl", ".txt")}
+    summary = json.loads((straight / "summary.json").read_text())
+    train.train(None, straight, [])
+    assert before == {p: p.read_bytes() for p in before}
+    assert json.loads((straight / "summary.json").read_text()) == summary
+
+
+def test_another_config_on_the_same_folder_is_refused(straight, text):
+    with pytest.raises(
+        UsageError, match=r"optim\.clip_norm: the run has 1\.0, you gave 2\.0"
+    ) as error:
+        train.train(made(text, "optim.clip_norm=2.0"), straight, [])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_constant_schedule_can_be_made_longer(text, tmp_path):
+    constant = ("optim.schedule=constant", "train.log_every=10", "train.eval_every=10")
+    short, long = tmp_path / "short", tmp_path / "long"
+    train.train(made(text, *constant, "train.steps=20"), short, [])
+    train.train(made(text, *constant), short, [])
+    train.train(made(text, *constant), long, [])
+    assert leaves(short) == leaves(long)
+    assert [r["step"] for r in rows(short)] == [r["step"] for r in rows(long)]
+
+
+@pytest.mark.slow
+def test_a_run_cannot_be_made_shorter_than_it_is(text, tmp_path):
+    quiet = ("train.eval_every=0", "train.sample_every=0", "optim.schedule=constant")
+    train.train(made(text, *quiet, "train.steps=20"), tmp_path / "run", [])
+    with pytest.raises(UsageError, match="has done 20 steps"):
+        train.train(made(text, *quiet, "train.steps=10"), tmp_path / "run", [])
+
+
+def test_keys_too_many_or_too_few_are_one_line(text):
+    more = made(text)
+    with more.optim.unlocked():
+        more.optim.nesterov = True
+    with pytest.raises(UsageError, match="nesterov"):
+        train.build(more)
+    fewer = made(text)
+    with fewer.data.unlocked():
+        del fewer.data.forget
+    with pytest.raises(UsageError, match="forget"):
+        train.build(fewer)
+
+
+@pytest.mark.slow
+def test_bytes_are_called_bytes(text, tmp_path):
+    workdir = tmp_path / "run"
+    train.train(made(text, "data.level=byte", "train.log_every=10"), workdir, [])
+    found = runfolder.read_rows(workdir / "metrics.jsonl")
+    assert any("bytes_per_second" in r for r in found)
+    assert any("bits_per_byte" in r for r in found)
+
+
+def test_a_run_on_a_cosine_cannot(straight, text):
+    with pytest.raises(UsageError, match=r"train\.steps: the run has 30, you gave 40"):
+        train.train(made(text, "train.steps=40"), straight, [])
+
+
+def test_a_folder_of_something_else_is_left_alone(text, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("mine\n")
+    with pytest.raises(UsageError, match=r"metrics\.jsonl but no config\.json"):
+        train.train(made(text), tmp_path, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == "mine\n"
+
+
+def test_a_changed_text_is_refused(straight, text, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    old = text.read_text()
+    try:
+        text.write_text(old.replace("question", "questino", 1))
+        with pytest.raises(UsageError, match="changed since it began"):
+            train.train(None, workdir, [])
+    finally:
+        text.write_text(old)
+
+
+def test_a_damaged_config_is_named_or_put_back(straight, text, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    path = workdir / "config.json"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"steps": 30', b'"steps": 31'))
+    with pytest.raises(UsageError, match=r"config\.json: it has changed .* puts it back"):
+        train.open_run(workdir, "best", print)
+    assert train.mended_config(workdir, print) == config.from_json(runfolder.read_json(path))
+    assert path.read_bytes() == content
+    assert "put back as it was at step 30" in capsys.readouterr().out
+    path.write_bytes(content.replace(b'"steps": 30', b'"steps": 31'))
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(UsageError, match=r"config\.json: it has changed"):
+        train.train(None, workdir, [])
+
+
+def test_rows_that_have_gone_while_the_run_goes_on_are_the_disks_fault(text, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    validated = record.Record.validated
+
+    def removed(self, step, found):
+        better = validated(self, step, found)
+        (workdir / "metrics.jsonl").unlink()
+        return better
+
+    monkeypatch.setattr(record.Record, "validated", removed)
+    with pytest.raises(StorageError, match=r"cannot read .*metrics\.jsonl: No such file"):
+        train.train(made(text), workdir, [])
+
+
+def test_a_folder_in_use_is_refused(straight, text):
+    with runfolder.lock(straight), pytest.raises(InUseError):
+        train.train(None, straight, [])
+
+
+def test_divergence_stops_and_keeps_the_last_good_state(text, tmp_path):
+    workdir = tmp_path / "run"
+    wild = ("optim.name=sgd", "optim.learning_rate=1e38", "optim.clip_norm=inf")
+    with pytest.raises(DivergedError) as error:
+        train.train(made(text, *wild, "optim.warmup_steps=0", "optim.ema=0"), workdir, [])
+    assert error.value.exit_code == 3
+    message = str(error.value)
+    assert "step" in message
+    assert "threshold inf" in message
+    assert "\n" not in message
+    run = train.open_run(workdir, "latest", print)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+
+
+def test_evaluate_and_sample_need_nothing_but_the_folder(straight, text, tmp_path, monkeypatch):
+    moved = text.with_suffix(".moved")
+    text.rename(moved)
+    try:
+        run = train.open_run(straight, "best", print)
+        best = min(rows(straight), key=lambda r: (r["split"] != "valid", r["loss"]))
+        assert run.meta["step"] == best["step"]
+        found = run.task.evaluate(run.params)
+        assert found["loss"] == best["loss"]
+        assert found["loss_random_windows"] == best["loss_random_windows"]
+    finally:
+        moved.rename(text)
+
+
+def test_full_evaluation_equals_one_stream_read_from_the_start(text, tmp_path):
+    """Many streams with burn-in come close to a single one, which is the definition."""
+    settings = made(text, "eval.burn_in=64", "model.dropout=0", "model.options.recurrent_dropout=0")
+    task, _ = train.build(settings)
+    one, _ = train.build(made(text, "eval.streams=1"))
+    params = task.init(jax.random.key(1))
+    assert task.evaluate(params)["loss"] == pytest.approx(one.evaluate(params)["loss"], abs=5e-4)
+
+
+@pytest.mark.slow
+def test_several_steps_a_dispatch_are_the_same_run(straight, text, tmp_path, monkeypatch):
+    """Whatever the groups are: cut by what falls due, by a signal, or by a resumption."""
+    workdir = tmp_path / "run"
+    several = "train.steps_per_dispatch=3"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 19)  # groups end at 3, 4, 7, 8, 10, 12, 14, 15, 16, 19, 20 ...
+        with pytest.raises(train.Interrupted, match="after step 19"):
+            train.train(made(text, several), workdir, [])
+    train.train(None, workdir, [])
+    assert_same_run(straight, workdir)
+
+
+@pytest.mark.slow
+def test_divergence_is_found_in_a_group_too(text, tmp_path):
+    wild = ("optim.name=sgd", "optim.learning_rate=1e38", "optim.clip_norm=inf", "optim.ema=0")
+    told = []
+    for count in (1, 3):
+        with pytest.raises(DivergedError) as error:
+            train.train(
+                made(text, *wild, "optim.warmup_steps=0", f"train.steps_per_dispatch={count}"),
+                tmp_path / str(count),
+                [],
+            )
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    assert rows(tmp_path / "1") == rows(tmp_path / "3")
+
+
+@pytest.mark.slow
+def test_split_over_two_devices(straight, text, tmp_path, monkeypatch, capsys):
+    """The same bits when stopped and resumed; on another number of devices, a warning."""
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    two, stopped = tmp_path / "two", tmp_path / "stopped"
+    train.train(made(text, "parallel.devices=2"), two, [])
+    with monkeypatch.context() as patch:
+        stop_after(patch, 13)
+        with pytest.raises(train.Interrupted):
+            train.train(made(text, "parallel.devices=2"), stopped, [])
+    shutil.copytree(stopped, tmp_path / "moved")
+    train.train(None, stopped, [])
+    assert_same_run(two, stopped)
+    run = json.loads((two / "run.json").read_text())
+    assert run["split"] == "2 devices"
+    assert 0 < run["start_seconds"] < 600
+    capsys.readouterr()
+    train.train(made(text, "parallel.devices=1"), tmp_path / "moved", [])
+    assert 'split: checkpoint has "2 devices", this run has "1 device"' in capsys.readouterr().err
+    resumed = json.loads((tmp_path / "moved" / "run.json").read_text())["resumed"][0]
+    assert resumed["split"] == "1 device"
+    assert resumed["start_seconds"] > 0
+    assert rows(tmp_path / "moved")[0] == rows(two)[0]
+    # Dropout draws other masks on the second device: near, and not the same.
+    losses = [rows(w)[-1]["loss"] for w in (straight, two, tmp_path / "moved")]
+    assert losses[0] != losses[1]
+    assert max(losses) - min(losses) < 0.1
+    train.open_run(two, "best", pytest.fail)  # to evaluate, on one device, is no reason to warn
+
+
+def struck(patch, value: float, *bad: int) -> None:
+    """From now on the loss of the steps `bad` is `value`."""
+    make = train.tasks.make
+
+    def changed(config, kept=None):
+        task = make(config, kept)
+
+        def batch(n):
+            return {**task.batch(n), "bad": np.float32(value if n + 1 in bad else 0.0)}
+
+        def loss(params, carry, batch, key, **options):
+            carry, sums = task.loss(params, carry, batch, key, **options)
+            return carry, {"loss": (sums["loss"][0] + batch["bad"], sums["loss"][1])}
+
+        return task._replace(batch=batch, loss=loss)
+
+    patch.setattr(train.tasks, "make", changed)
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_goes_on_without_the_step(text, tmp_path, monkeypatch, capsys):
+    """It was resumed at its best checkpoint, which must stay that, and stops at the next step."""
+    struck(monkeypatch, np.nan, 11, 20, 23)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 10)
+        with pytest.raises(train.Interrupted):
+            train.train(made(text), tmp_path, [])
+    with pytest.raises(DivergedError) as error:
+        train.train(None, tmp_path, [])
+    told = str(error.value)
+    assert told.startswith("diverged at step 11: the loss is not finite, and neither is bad in its")
+    assert "step 10, is kept" in told
+    assert "train.skip_faults=1 with --config=FILE" in told
+    assert json.loads((tmp_path / "summary.json").read_text())["diverged_at"] == 11
+    assert train.open_run(tmp_path, "best", pytest.fail).meta["metric"] > 0
+    with pytest.raises(
+        DivergedError, match=r"at step 23: .*2 of 2 steps .* skipped before: 11, 20"
+    ):
+        train.train(made(text, "train.skip_faults=2"), tmp_path, [])
+    train.train(made(text, "train.skip_faults=3"), tmp_path, [])
+    counts = {row["step"]: row.get("skipped") for row in rows(tmp_path) if row["split"] == "train"}
+    assert counts == {4: None, 8: None, 12: 1, 16: 1, 20: 2, 24: 3, 28: 3}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["skipped"], summary["steps"], "diverged_at" in summary) == (3, STEPS, False)
+    warned = [line for line in capsys.readouterr().err.split("\n") if "is skipped" in line]
+    assert [line.split("step ")[1].split(":")[0] for line in warned] == [
+        *("11 is skipped, 1 of 2", "20 is skipped, 2 of 2", "23 is skipped, 3 of 3")
+    ]
+
+
+def test_a_damaged_state_is_not_saved(text, tmp_path, monkeypatch):
+    make = train.stepping.make
+
+    def damaging(*args, **kwargs):
+        inner = make(*args, **kwargs)
+
+        def step(state, batch):
+            if int(state.step) == 8:
+                state = state.replace(params=jax.tree.map(lambda p: p * np.nan, state.params))
+            return inner(state, batch)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.stepping, "make", damaging)
+        with pytest.raises(DivergedError) as error:
+            train.train(made(text), tmp_path, [])
+    told = str(error.value)
+    assert "at step 9: the loss is not finite (" in told
+    assert (
+        "the last good state, step 7, is kept: before that step the parameter layers/0/bias" in told
+    )
+    run = train.open_run(tmp_path, "latest", pytest.fail)
+    assert run.meta["step"] == 7
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+
+
+def without_later_leaves(workdir: Path) -> None:
+    """Its checkpoints as an older rnnlab would have written them."""
+    settings = config.from_json(runfolder.read_json(workdir / "config.json"))
+    task, optimiser = train.build(settings)
+    state, root = train.initial(settings, task, optimiser), workdir / "checkpoints"
+    for step in checkpoint.steps(root):
+        options = {"fingerprint": task.fingerprint}
+        found, meta = checkpoint.restore(root, state, step=step, warn=print, **options)
+        fault = {name: found.fault[name] for name in ("step", "loss", "norm")}
+        tally = {name: total for name, total in found.tally.items() if name != "norm_large"}
+        options |= {"metric": meta["metric"], "extra": meta["extra"], "keep": 9}
+        checkpoint.save(root, step, found.replace(fault=fault, skips={}, tally=tally), **options)
+
+
+def test_a_run_of_before_there_were_devices_goes_on(straight, text, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    config_file = workdir / "config.json"
+    old = runfolder.read_json(config_file)  # and no checksum
+    without_later_leaves(workdir)
+    del old["parallel"], old["train"]["steps_per_dispatch"], old["train"]["skip_faults"]
+    for key in ("path", "keep", "precision"):
+        del old["model"][key]
+    old["model"]["compute_dtype"] = None
+    config_file.write_text(json.dumps(old))
+    train.train(None, workdir, [])
+    assert train.open_run(workdir, "latest", print).meta["step"] == STEPS
+
+
+# Separate processes
+
+
+def command(workdir: Path, text: Path, *changes: str) -> list[str]:
+    overrides = [f"--config.{c}" for c in [*SMALL, f"data.path={text}", *changes]]
+    return [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        "train",
+        f"--config={ROOT / 'experiments' / 'default.py'}",
+        f"--workdir={workdir}",
+        *overrides,
+    ]
+
+
+def launched(workdir: Path, text: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(workdir, text), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def launched_straight(text, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("launched") / "run"
+    done = launched(workdir, text)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", range(1, STEPS))
+def test_every_k_in_separate_processes(k, launched_straight, text, tmp_path):
+    """30 steps = k steps + stop + resume + 30 - k steps, bit for bit."""
+    workdir = tmp_path / "run"
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import launch; "
+        "from rnnlab import train; make = train.stepping.make\n"
+        "def counted(*a, **o):\n"
+        "    inner = make(*a, **o)\n"
+        "    def step(state, batch):\n"
+        "        state, report = inner(state, batch)\n"
+        f"        if int(report['step']) == {k}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return state, report\n"
+        "    return step\n"
+        "train.stepping.make = counted\n"
+        "sys.exit(launch.main(sys.argv[2:]))\n"
+    )
+    arguments = command(workdir, text)[2:]
+    first = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert first.returncode == 130, first.stderr
+    assert "resume with" in first.stderr
+    second = launched(workdir, text)
+    assert second.returncode == 0, second.stderr
+    assert_same_run(launched_straight, workdir)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_twenty_times(launched_straight, text, tmp_path):
+    """kill -9 at any time, even while a checkpoint is written: the run is that of an undisturbed one."""
+    draw = random.Random(1)
+    kills, attempt = 0, 0
+    while kills < 20:
+        attempt += 1
+        assert attempt < 20
+        workdir = tmp_path / f"run{attempt}"
+        while True:
+            process = subprocess.Popen(
+                command(workdir, text), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            # From the first words of the process on, so that most kills hit training or saving;
+            # later and later, so that a busy machine too comes to the end of a run.
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(draw.uniform(0.0, 2.5 + 0.2 * kills))
+            ended = process.poll() is not None
+            process.kill()
+            _, errors = process.communicate()
+            if ended:
+                assert process.returncode == 0, errors
+                break
+            kills += 1
+        assert_same_run(launched_straight, workdir)
+
+
+def test_run_json_describes_the_last_resumptions_and_counts_them_all(straight, tmp_path):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    path = workdir / "run.json"
+    run = runfolder.read_json(path)
+    runfolder.write_json(
+        path, run | {"resumed": [{"step": n} for n in range(25)], "resumptions": 25}
+    )
+    train.train(None, workdir, [])
+    run = runfolder.read_json(path)
+    assert run["resumptions"] == 26
+    assert [entry["step"] for entry in run["resumed"]] == [
+        *range(6, 25),
+        run["resumed"][-1]["step"],
+    ]
+    assert run["resumed"][-1]["versions"]
