@@ -3,9 +3,9 @@
     python launch.py train --config=experiments/sequential_mnist.py
 
 100 epochs take five to eight hours on 2 CPU cores, an estimate from 200 to 380 sequences a second with
-other programs on them. 6.8 of them have been run (sequential_mnist.png): chance for four epochs, then a
-training loss that falls to 1.6 nats with nearly every step clipped. The recipe is theirs (RMSProp at
-0.001 with momentum 0.9, gradients clipped at 1, orthogonal matrices but for the recurrent one, which is
+other programs on them. 6.8 of them have been run (figures/sequential_mnist.png): chance for four epochs,
+then a training loss that falls to 1.6 nats with nearly every step clipped. The recipe is theirs (RMSProp
+at 0.001 with momentum 0.9, gradients clipped at 1, orthogonal matrices but for the recurrent one, which is
 the identity); the batch and the number of epochs are not taken from the paper.
 --config.data.permuted=true is the permuted task, for which they report 90.2%. 11 MB are downloaded
 once; without a network give --config.data.path=FOLDER. A quick run, on averages of 4 x 4 pixels, in less
