@@ -1,4 +1,4 @@
-"""The tasks. A file's or folder's name is its task's name; it has `make(config, kept=None) -> Task`.
+"""The tasks. A file's or folder's name is its task's name; it has `make_task(config, kept=None) -> Task`.
 
 `kept` is the folder of a finished or running run, from which a task takes what it keeps there
 (`Task.keep`), so that evaluating and sampling need nothing but the run. Adding a task is adding
@@ -30,6 +30,6 @@ def module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task that `config.task` names."""
-    return module(config.task).make(config, kept)
+    return module(config.task).make_task(config, kept)

@@ -23,7 +23,7 @@ ABOUT = About(
 COUNT, SYMBOLS = 10, 8
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it."""
     return sequences.recall(
         config,

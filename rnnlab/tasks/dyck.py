@@ -36,7 +36,7 @@ KINDS = 10_000  # each has a name
 BRACKETS = ("()", "[]", "{}", "<>")
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it. Raises UsageError for kinds or a depth out
     of range."""
     facts = sequences.options(config, kinds=2, depth=4)
@@ -85,4 +85,4 @@ def make(config: Config, kept: Path | None = None) -> Task:
         names=tuple(names),
         classes=tuple(names[kinds:]),
     )
-    return sequences.make(config, problem)
+    return sequences.make_task(config, problem)

@@ -118,7 +118,7 @@ def pooled(images: np.ndarray, pool: int) -> np.ndarray:
     return (blocks.mean((2, 4), dtype=np.float32) / 255).reshape(count, -1).astype(np.float32)
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, the images must be those of that run.
 
     Raises UsageError for options that do not fit the images, or other images than the run's.
@@ -213,4 +213,4 @@ def make(config: Config, kept: Path | None = None) -> Task:
         facts={key: value for key, value in chosen.items() if key != "path"},
         tell=tell,
     )
-    return sequences.make(config, problem, source)
+    return sequences.make_task(config, problem, source)

@@ -20,6 +20,6 @@ ABOUT = About(
 )
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it."""
     return sequences.of_pair(config, answer=lambda pair: pair.prod(0), variance=7 / 144)

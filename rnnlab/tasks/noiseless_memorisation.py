@@ -27,7 +27,7 @@ ABOUT = About(
 MESSAGES = {5: (5, 2), 20: (10, 5)}  # bits -> (length of the message, symbols)
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it. Raises UsageError for other bits."""
     facts = sequences.options(config, bits=5)
     if facts["bits"] not in MESSAGES:

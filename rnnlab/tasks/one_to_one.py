@@ -98,7 +98,7 @@ def read(path: str) -> Table:
     return Table(np.array(rows), hashlib.sha256(content).hexdigest())
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, the table must be that of the run.
 
     Raises UsageError for a window other than 1, or a table or shares that do not fit.
@@ -121,7 +121,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         facts={"map": "Henon"},
         tell=lambda inputs: "state {:.4f} {:.4f}".format(*inputs[0]),
     )
-    return sequences.make(config, problem)
+    return sequences.make_task(config, problem)
 
 
 def _of_table(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task:
@@ -209,7 +209,7 @@ def _of_table(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task
         classes=names,
         tell=lambda inputs: "vector  " + " ".join(f"{value:.3f}" for value in inputs[0]),
     )
-    return sequences.make(config, problem, source)
+    return sequences.make_task(config, problem, source)
 
 
 def _scaled(columns: np.ndarray, training: np.ndarray) -> np.ndarray:

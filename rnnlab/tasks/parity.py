@@ -34,7 +34,7 @@ def draw(random: draws.Random, lengths: np.ndarray, time: int) -> sequences.Draw
     return sequences.Drawn(inputs, np.where(last, odd, 0), last)
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it."""
     facts = sequences.options(config)
     problem = sequences.Problem(
@@ -46,4 +46,4 @@ def make(config: Config, kept: Path | None = None) -> Task:
         facts=facts,
         classes=("even", "odd"),
     )
-    return sequences.make(config, problem)
+    return sequences.make_task(config, problem)

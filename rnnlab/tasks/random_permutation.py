@@ -29,7 +29,7 @@ ABOUT = About(
 )
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it. Raises UsageError for too few symbols."""
     facts = sequences.options(config, symbols=100)
     size = facts["symbols"]
@@ -52,4 +52,4 @@ def make(config: Config, kept: Path | None = None) -> Task:
         facts=facts,
         least=2,
     )
-    return sequences.make(config, problem)
+    return sequences.make_task(config, problem)

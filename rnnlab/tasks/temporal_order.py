@@ -33,7 +33,7 @@ TENTHS = {2: (1, 5), 3: (1, 3, 6)}  # where the tenths begin
 DISTRACTORS = 4
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it. Raises UsageError for other symbols."""
     facts = sequences.options(config, symbols=2)
     count = facts["symbols"]
@@ -65,4 +65,4 @@ def make(config: Config, kept: Path | None = None) -> Task:
         names=tuple("XYabcd"),
         classes=tuple("".join(word) for word in itertools.product("XY", repeat=count)),
     )
-    return sequences.make(config, problem)
+    return sequences.make_task(config, problem)

@@ -90,7 +90,7 @@ def _build(config: Config, kept: Path | None) -> tuple[Task, optim.Optimiser]:
     if not 0 <= average_decay < 1:
         raise UsageError(f"optim.ema must be in [0, 1), got {average_decay}")
     made = optimiser_of(config, {})
-    return tasks.make(config, kept), made
+    return tasks.make_task(config, kept), made
 
 
 def optimiser_of(config: Config, values: dict[str, Any]) -> optim.Optimiser:

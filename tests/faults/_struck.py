@@ -464,7 +464,7 @@ import jax.numpy as jnp
 import numpy as np
 from rnnlab import tasks
 import launch
-make = tasks.make
+make = tasks.make_task
 def struck(config, kept=None):
     task = make(config, kept)
     def batch(n):
@@ -473,7 +473,7 @@ def struck(config, kept=None):
         carry, sums = task.loss(params, carry, batch, key, **options)
         return carry, {"loss": (sums["loss"][0] + batch["bad"], sums["loss"][1])}
     return task._replace(batch=batch, loss=loss)
-tasks.make = struck
+tasks.make_task = struck
 sys.exit(launch.main(sys.argv[1:]))
 """
 

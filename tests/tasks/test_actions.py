@@ -36,7 +36,7 @@ SMALL = [
 
 
 def made(*changes):
-    return tasks.make(
+    return tasks.make_task(
         configuration.load(str(ROOT / "experiments" / "actions.py"), [*SMALL, *changes])
     )
 

@@ -51,7 +51,7 @@ def settings(*more):
 
 
 def made(*more):
-    return tasks.make(settings(*more))
+    return tasks.make_task(settings(*more))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_batch_of_scenes_is_a_pure_function_of_the_step():
 
 
 def test_a_batch_of_a_folder_is_a_pure_function_of_the_step(folder):
-    task, again = tasks.make(of_folder(folder)), tasks.make(of_folder(folder))
+    task, again = tasks.make_task(of_folder(folder)), tasks.make_task(of_folder(folder))
     found = Counter()
     for step in (4, 0, 2, 1, 3, 5):  # two epochs of 6 captions
         batch = task.batch(step)
@@ -342,11 +342,11 @@ def test_what_does_not_fit_is_refused(changes, match):
 
 def test_other_data_than_the_runs_is_refused(folder, tmp_path):
     config = of_folder(folder)
-    task = tasks.make(config)
+    task = tasks.make_task(config)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(json.dumps({"data": task.facts()}))
-    tasks.make(config, tmp_path / "run")
+    tasks.make_task(config, tmp_path / "run")
     token = folder / "Flickr8k.token.txt"
     token.write_text(token.read_text().replace("dog", "cat"))
     with pytest.raises(UsageError, match="the data of this run changed since it began"):
-        tasks.make(config, tmp_path / "run")
+        tasks.make_task(config, tmp_path / "run")

@@ -51,7 +51,7 @@ def settings(task, *more):
 
 
 def made(task, *more):
-    return tasks.make(settings(task, *more))
+    return tasks.make_task(settings(task, *more))
 
 
 def rows_of(batch):

@@ -266,7 +266,7 @@ def test_what_does_not_fit_is_left_away_at_the_end(folder):
 )
 def test_what_does_not_fit_is_one_line(folder, change, said):
     with pytest.raises(UsageError, match=said) as error:
-        tasks.make(digits(folder, change))
+        tasks.make_task(digits(folder, change))
     assert "\n" not in str(error.value)
 
 
@@ -281,7 +281,7 @@ def test_what_does_not_fit_is_one_line(folder, change, said):
 )
 def test_what_morse_code_does_not_take(change, said):
     with pytest.raises(UsageError, match=said):
-        tasks.make(settings(change))
+        tasks.make_task(settings(change))
 
 
 def write_some(path, *names):
@@ -339,7 +339,7 @@ def config(request, folder):
 
 
 def test_a_batch_is_a_pure_function_of_the_step(config):
-    one, other = tasks.make(config), tasks.make(config)
+    one, other = tasks.make_task(config), tasks.make_task(config)
     first, again, later = one.batch(5), other.batch(5), one.batch(6)
     assert first.keys() == again.keys()
     for name, leaf in first.items():
@@ -351,12 +351,12 @@ def test_a_batch_is_a_pure_function_of_the_step(config):
     shifted = configuration.from_json(configuration.to_json(config))
     with shifted.unlocked():
         shifted.seed = 1
-    assert not np.array_equal(tasks.make(shifted).batch(5)["inputs"], first["inputs"])
+    assert not np.array_equal(tasks.make_task(shifted).batch(5)["inputs"], first["inputs"])
 
 
 def test_padding_changes_nothing():
     """Whatever stands beyond the end of an utterance, and of its text, and in a row that is not."""
-    task = tasks.make(settings())
+    task = tasks.make_task(settings())
     params = task.init(jax.random.key(0))
 
     @jax.jit
@@ -380,7 +380,7 @@ def test_padding_changes_nothing():
 
 
 def test_at_the_end_both_ways_of_decoding_are_measured():
-    task = tasks.make(settings())
+    task = tasks.make_task(settings())
     found = task.finish(task.init(jax.random.key(0)))
     names = {"loss", "cer", "wer", "greedy_cer", "greedy_wer", "trivial_cer"}
     assert found.keys() == {f"test_{name}" for name in names}
@@ -390,7 +390,7 @@ def test_at_the_end_both_ways_of_decoding_are_measured():
 
 
 def test_a_picture_of_what_is_heard(tmp_path):
-    task = tasks.make(settings())
+    task = tasks.make_task(settings())
     (file,) = task.draw(task.init(jax.random.key(0)), tmp_path)
     assert file.read_bytes().startswith(b"\x89PNG")
     mel, names = speech.MEL["morse"], tuple(morse.SYMBOLS)
@@ -411,10 +411,10 @@ def test_a_run_keeps_to_its_clips(folder, tmp_path):
     config = digits(folder)
     (tmp_path / "run.json").write_text(json.dumps({"data": {"sha256": "another"}}))
     with pytest.raises(UsageError, match="the clips of this run changed"):
-        tasks.make(config, tmp_path)
+        tasks.make_task(config, tmp_path)
     sha256 = speech.load(str(folder)).sha256
     (tmp_path / "run.json").write_text(json.dumps({"data": {"sha256": sha256}}))
-    assert tasks.make(config, tmp_path).facts()["sha256"] == sha256
+    assert tasks.make_task(config, tmp_path).facts()["sha256"] == sha256
 
 
 def test_masked_bands_are_side_by_side_and_their_mean(folder):
@@ -451,7 +451,7 @@ def test_who_hears_nothing():
 
 
 def test_features_are_those_of_the_sound():
-    task = tasks.make(settings())
+    task = tasks.make_task(settings())
     batch = task.batch(0)
     said, samples = morse.utterance(
         Random(0, TRAIN, 3), (159 * 32 + 64) / 2000, 10.0, morse.Ranges()
@@ -467,4 +467,4 @@ def test_features_are_those_of_the_sound():
 def test_without_jiwer_nothing_is_trained(monkeypatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(UsageError, match=r"needs the package jiwer: pip install"):
-        tasks.make(configuration.load(str(ROOT / "experiments" / "speech.py"), []))
+        tasks.make_task(configuration.load(str(ROOT / "experiments" / "speech.py"), []))

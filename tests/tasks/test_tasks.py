@@ -109,7 +109,7 @@ def rows_of(batch, rows):
 
 def test_a_batch_is_a_function_of_its_step(built):
     _, config, one, _ = built
-    other = tasks.make(config)
+    other = tasks.make_task(config)
     for step in (5, 0):
         first, second = one.batch(step), other.batch(step)
         jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -195,7 +195,7 @@ def test_the_page_about_a_task_of_your_own_is_true(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(ROOT)
     assert launch.main([*command, *changes, f"--workdir={tmp_path / 'run'}"]) == 0
     assert "(baseline 1.0986)" in capsys.readouterr().out
-    found = tasks.make(configuration.load("experiments/memory.py", ["task=modulo"]))
+    found = tasks.make_task(configuration.load("experiments/memory.py", ["task=modulo"]))
     batch = found.batch(0)
     asked = batch["targets"][batch["weights"]]
     np.testing.assert_array_equal(asked, batch["inputs"].sum(0) % 3)

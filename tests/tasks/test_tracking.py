@@ -22,7 +22,7 @@ def settings(*more):
 
 def test_the_answers_are_the_boxes_of_the_video():
     config = settings("train.window=10", "data.shortest=8")
-    batch = task.make(config).batch(3)
+    batch = task.make_task(config).batch(3)
     assert batch["inputs"].dtype == np.uint8
     assert batch["targets"].shape == (10, 8, 4)
     there = np.arange(10)[:, None] < batch["lengths"]
@@ -41,7 +41,7 @@ def test_the_baselines_are_what_the_task_says():
     # Of the loss, on videos other than those its units are of.
     mean, spread = task.mean_box(16)
     loss = (((found.boxes - mean) / spread) ** 2).mean()
-    assert loss == pytest.approx(task.make(settings("train.window=16")).baseline[1], rel=0.05)
+    assert loss == pytest.approx(task.make_task(settings("train.window=16")).baseline[1], rel=0.05)
     # Of the IoU, as the docstring has them.
     hidden = task.guesses(found, task.HIDDEN)
     covered = task.guesses(found, task.COVERED)
@@ -124,7 +124,7 @@ def test_changes_are_undone_and_overlaps_do_not_depend_on_the_box():
 
 def test_what_is_asked_is_the_box_ahead(tmp_path):
     config = settings(*MOT, f"data.path={write(tmp_path)}", "data.held=two")
-    one = task.make(config)
+    one = task.make_task(config)
     batch = one.batch(0)
     tracks = [t for s in mot.sequences(tmp_path) if s.name == "one" for t in mot.tracks(s)]
     last = [task.change(t.boxes[:-1], t.boxes[1:]) for t in tracks]
@@ -181,7 +181,7 @@ def test_the_baseline_of_the_loss_is_that_of_constant_velocity(tmp_path):
     spread = np.sqrt((change[:, 0] ** 2).mean(0) / 9)
     # Each piece of at most 5 steps begins anew.
     expected = ((change[:, [0, 5]] / spread) ** 2).sum() / 4 / (4 * 9)
-    assert task.make(config).baseline[1] == pytest.approx(expected, rel=1e-3)
+    assert task.make_task(config).baseline[1] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_model_learns_the_boxes_ahead(tmp_path):
@@ -217,7 +217,7 @@ def test_the_model_learns_the_boxes_ahead(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path, changes, words):
     write(tmp_path, count=2, time=6)
     with pytest.raises(UsageError, match=words):
-        task.make(settings(*[change.format(folder=tmp_path) for change in changes]))
+        task.make_task(settings(*[change.format(folder=tmp_path) for change in changes]))
 
 
 # ---- pictures
@@ -271,4 +271,4 @@ def test_an_encoder_without_a_vector_at_its_end_is_refused():
     path = str(ROOT / "experiments" / "tracking.py")
     settings = configuration.load(path, ["encoder.features=0"])
     with pytest.raises(UsageError, match=r"encoder\.features must be at least 1, got 0"):
-        task.make(settings)
+        task.make_task(settings)

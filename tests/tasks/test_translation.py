@@ -45,7 +45,7 @@ def of_files(folder, *more):
 @pytest.mark.parametrize("pack", [False, True])
 def test_parallel_files(tmp_path, pack):
     write_files(tmp_path, pack=pack)
-    one = tasks.make(of_files(tmp_path))
+    one = tasks.make_task(of_files(tmp_path))
     facts = one.facts()
     assert facts["train_sentences"] == facts["valid_sentences"] == 24
     assert len(facts["sha256"]) == 64
@@ -68,7 +68,7 @@ def test_parallel_files(tmp_path, pack):
 def test_bad_files_are_named_with_their_line(tmp_path, faults, told):
     write_files(tmp_path, **faults)
     with pytest.raises(UsageError, match=told) as error:
-        tasks.make(of_files(tmp_path))
+        tasks.make_task(of_files(tmp_path))
     assert "\n" not in str(error.value)
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_archive_is_named(tmp_path):
     path = tmp_path / "train.en.gz"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UsageError, match=r"cannot read train\.en"):
-        tasks.make(of_files(tmp_path))
+        tasks.make_task(of_files(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_damaged_archive_is_named(tmp_path):
 )
 def test_what_does_not_fit_is_one_line(change, told):
     with pytest.raises(UsageError, match=told) as error:
-        tasks.make(settings("translation", change))
+        tasks.make_task(settings("translation", change))
     assert "\n" not in str(error.value)
 
 
@@ -159,7 +159,10 @@ def test_an_answer_is_scored_by_what_the_model_says_of_it(translator, width):
 
 def test_buckets_make_shapes_and_no_other_loss(tmp_path):
     write_files(tmp_path)
-    plain, cut = tasks.make(of_files(tmp_path)), tasks.make(of_files(tmp_path, "data.buckets=(4,)"))
+    plain, cut = (
+        tasks.make_task(of_files(tmp_path)),
+        tasks.make_task(of_files(tmp_path, "data.buckets=(4,)")),
+    )
     assert (plain.shapes, cut.shapes) == (1, 2)
     shapes = {cut.batch(step)["source"].shape for step in range(3)}
     assert shapes == {(4, 8), (9, 8)}
@@ -223,16 +226,16 @@ def test_the_verbs(tmp_path, capsys):
 def test_a_run_whose_texts_have_changed_is_refused(tmp_path):
     (tmp_path / "files").mkdir()
     write_files(tmp_path / "files")
-    one = tasks.make(of_files(tmp_path / "files"))
+    one = tasks.make_task(of_files(tmp_path / "files"))
     one.keep(tmp_path)
     (tmp_path / "run.json").write_text('{"data": {"sha256": "other"}}')
     with pytest.raises(UsageError, match="changed since"):
-        tasks.make(of_files(tmp_path / "files"), kept=tmp_path)
+        tasks.make_task(of_files(tmp_path / "files"), kept=tmp_path)
 
 
 def test_a_batch_has_the_pairs_of_the_files(tmp_path):
     write_files(tmp_path)
-    one = tasks.make(of_files(tmp_path))
+    one = tasks.make_task(of_files(tmp_path))
     one.keep(tmp_path)
     source, target = (words.from_json(read_json(tmp_path / f"{side}.json")) for side in SIDES)
     batch = one.batch(1)

@@ -394,7 +394,7 @@ def test_split_over_two_devices(straight, text, tmp_path, monkeypatch, capsys):
 
 def struck(patch, value: float, *bad: int) -> None:
     """From now on the loss of the steps `bad` is `value`."""
-    make = train.tasks.make
+    make = train.tasks.make_task
 
     def changed(config, kept=None):
         task = make(config, kept)

@@ -21,6 +21,6 @@ same people and place.
 `one_frame_accuracy` in run.json is what a classifier of the middle frame alone reaches (see `one_frame`).
 """
 
-from rnnlab.tasks.actions.task import ABOUT, make
+from rnnlab.tasks.actions.task import ABOUT, make_task
 
-__all__ = ["ABOUT", "make"]
+__all__ = ["ABOUT", "make_task"]

@@ -160,7 +160,7 @@ def told(inputs: np.ndarray) -> str:
     return f"the first, the middle and the last of {len(inputs)} frames\n" + "\n".join(lines)
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, the clips must be those of that run.
 
     Raises UsageError for options that do not fit, or other clips than the run's.
@@ -252,4 +252,4 @@ def _with(
             features=config.encoder.features,
             precision=config.model.precision,
         )
-    return sequences.make(config, problem, source, encoder, draw)
+    return sequences.make_task(config, problem, source, encoder, draw)

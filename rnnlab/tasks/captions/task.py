@@ -52,7 +52,7 @@ class Data(NamedTuple):
     facts: dict[str, Any]
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, the captions and pictures must be those of that run.
 
     Raises UsageError for options that do not fit together, or other data than the run's.
@@ -85,7 +85,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
         gallery.sheet(sheet, shown[:ON_SHEET])
         return [html, sheet]
 
-    return examples.make(
+    return examples.make_task(
         config,
         network_of=network,
         train=data.train,

@@ -105,7 +105,7 @@ def chunks(examples: Examples, count: int, size: int) -> Iterable[tuple[np.ndarr
         yield numbers[there], {**batch, "there": there}
 
 
-def make(
+def make_task(
     config: Config,
     *,
     network_of: Callable[[dict[str, Any]], Network],

@@ -45,7 +45,7 @@ class Problem(NamedTuple):
     draw: Callable[[Random, np.ndarray, int], Drawn] | None
     baseline: tuple[str, float]  # (who needs no memory, its loss)
     unit: str  # what has an answer: "sequence", or "target" where a sequence has many
-    facts: dict[str, Any]  # for run.json, beside what `make` adds
+    facts: dict[str, Any]  # for run.json, beside what `make_task` adds
     vectors: bool = False  # the inputs are real vectors and not symbols
     real: bool = False  # the answers are real values: the loss is their squared error
     least: int = 1  # the shortest length
@@ -273,7 +273,7 @@ def _reader(
     return measure, jax.jit(functools.partial(_outputs, net))
 
 
-def make(
+def make_task(
     config: Config,
     problem: Problem,
     source: Source | None = None,
@@ -405,7 +405,7 @@ def recall(
         names=tuple(names),
         classes=tuple(names),
     )
-    return make(config, problem)
+    return make_task(config, problem)
 
 
 def of_pair(config: Config, *, answer: Callable[[np.ndarray], np.ndarray], variance: float) -> Task:
@@ -423,7 +423,7 @@ def of_pair(config: Config, *, answer: Callable[[np.ndarray], np.ndarray], varia
         least=2,
         tell=told_pair,
     )
-    return make(config, problem)
+    return make_task(config, problem)
 
 
 # ---- for a person

@@ -70,7 +70,7 @@ def vocabulary_of(folder: Path) -> Vocabulary:
     return Vocabulary.from_json(runfolder.read_json(folder / "vocabulary.json"))
 
 
-def write(
+def write_samples(
     config: Config,
     kept: Path,
     params: Params,
@@ -133,7 +133,7 @@ def parses(text: str) -> bool:
     return bool(lines[:end])
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, vocabulary and held-out text come from that run."""
     train_config, unit = config.train, config.data.level
     rows, window = train_config.batch_size, train_config.window

@@ -284,7 +284,7 @@ def constant(truths: list[str], name: str, gap: str) -> tuple[str, float]:
 # ---- the task
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, the clips must be those of that run.
 
     Raises UsageError for options that do not fit, or clips that are missing or damaged.
@@ -375,7 +375,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
 
     few = of(EVALUATE).batch(np.arange(32))
     hears_nothing = ctc.unheard(few["lengths"], few["labels"], few["label_lengths"])
-    return examples.make(
+    return examples.make_task(
         config,
         network_of=network_of,
         train=of(TRAIN),

@@ -29,6 +29,6 @@ of the boxes ahead. The facts say that of the box that stays, and of constant ve
 change alone and by RECENT ones.
 """
 
-from rnnlab.tasks.tracking.task import ABOUT, make
+from rnnlab.tasks.tracking.task import ABOUT, make_task
 
-__all__ = ["ABOUT", "make"]
+__all__ = ["ABOUT", "make_task"]

@@ -32,7 +32,7 @@ RECENT = 5  # frames whose mean change is the velocity
 Answers = Callable[[sequences.Batch], np.ndarray]
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, the boxes read must be those of that run.
 
     Raises UsageError for options or files that do not fit.
@@ -165,7 +165,7 @@ def _crossings(config: Config) -> Task:
         )
         return figure.tracking(paths, folder, milliseconds=200, shown=8)
 
-    return sequences.make(
+    return sequences.make_task(
         config,
         problem,
         source._replace(last=last, example=example, facts=facts),
@@ -404,4 +404,4 @@ def _mot(config: Config, kept: Path | None) -> Task:
             "constant_velocity_iou": round(steady[1], 4),
         },
     )
-    return sequences.make(config, problem, source, draw=pictures)
+    return sequences.make_task(config, problem, source, draw=pictures)

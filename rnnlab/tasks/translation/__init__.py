@@ -15,6 +15,6 @@ Answers are judged by their share of exact matches and by sacreBLEU (Post 2018; 
 on the whole test set for a beam of eval.beam.
 """
 
-from rnnlab.tasks.translation.task import ABOUT, make, write
+from rnnlab.tasks.translation.task import ABOUT, make_task, write_samples
 
-__all__ = ["ABOUT", "make", "write"]
+__all__ = ["ABOUT", "make_task", "write_samples"]

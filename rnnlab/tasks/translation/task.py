@@ -255,7 +255,7 @@ def _units(config: Config, kept: Path | None, texts: Callable[[], Pairs]) -> lis
     ]
 
 
-def make(config: Config, kept: Path | None = None) -> Task:
+def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, vocabularies come from that run, whose texts must be the same.
 
     Raises UsageError for texts or options that do not fit.
@@ -405,7 +405,7 @@ def make(config: Config, kept: Path | None = None) -> Task:
             "valid_sentences": valid.size,
             "test_sentences": test.size,
         }
-    return examples.make(
+    return examples.make_task(
         config,
         network_of=network_of,
         train=train,
@@ -452,7 +452,7 @@ def _attention(
     figure.attention(np.asarray(weights)[:, 0], rows=rows, columns=columns, path=path)
 
 
-def write(
+def write_samples(
     config: Config,
     kept: Path,
     params: Params,
