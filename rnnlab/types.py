@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Config = Any  # an ml_collections.ConfigDict, whose attributes no type checker knows
@@ -85,6 +86,21 @@ class Probe(NamedTuple):
     fresh: Callable[[Any], Array] | None = None
     # of a model of text: () -> (its Vocabulary, the held-out tokens [N])
     text: Callable[[], tuple[Any, Any]] | None = None
+
+    def begin(self, carry: Carry, batch: Any, dtype: Any) -> Carry:
+        """The state that a window starts from, every leaf [B, H]: zero where the task carries none
+        over (carry = ()), and for the rows of the batch that begin afresh."""
+        zero = self.net.carry(self.inputs(batch)["x"].shape[1], dtype)
+        if not jax.tree.leaves(carry):
+            return zero
+        if self.fresh is None:
+            return carry
+        fresh = self.fresh(batch)
+
+        def pick(new: Array, old: Array) -> Array:
+            return jnp.where(fresh.reshape(fresh.shape + (1,) * (old.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, zero, carry)
 
 
 class About(NamedTuple):

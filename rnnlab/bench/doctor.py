@@ -26,7 +26,7 @@ from jax.flatten_util import ravel_pytree
 from rnnlab import cells
 from rnnlab.data import cache
 from rnnlab.errors import CheckpointError
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 from rnnlab.run import checkpoint, machine, process
 from rnnlab.train import parallel, train
 from rnnlab.types import Array, Cell, Config

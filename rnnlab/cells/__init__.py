@@ -1,6 +1,6 @@
 """The cells. A file's name is its cell's name: `rnnlab/cells/lstm.py` is `get("lstm")`.
 
-A cell file has `make(**options) -> Cell` and, optionally, `PRESETS`: the options that reproduce the
+A cell file has `make_cell(**options) -> Cell` and, optionally, `PRESETS`: the options that reproduce the
 conventions of a peer library ("torch", "flax", "keras"). Adding a cell is adding one file.
 """
 
@@ -24,7 +24,7 @@ def option_names(name: str) -> tuple[str, ...]:
     """The options that `get(name, ...)` takes."""
     module = importlib.import_module(f"{__name__}.{name}")
     named = []
-    for option in inspect.signature(module.make).parameters.values():
+    for option in inspect.signature(module.make_cell).parameters.values():
         if option.kind is option.VAR_KEYWORD:
             named += list(inspect.signature(Options).parameters)
         else:
@@ -50,7 +50,7 @@ def get(name: str, *, preset: str | None = None, **options: Any) -> Cell:
         if preset not in presets:
             raise UsageError(
                 f"cell '{name}' has no preset '{preset}': "
-                f"{nearest(preset, presets)}there are {', '.join(presets) or 'none'}"
+                f"{nearest(preset, [*presets])}there are {', '.join(presets) or 'none'}"
             )
         options = presets[preset] | options
     known = option_names(name)
@@ -62,4 +62,4 @@ def get(name: str, *, preset: str | None = None, **options: Any) -> Cell:
             )
     if "hidden" not in options:
         raise UsageError(f"cell '{name}' needs the option 'hidden', its number of units")
-    return module.make(**options)
+    return module.make_cell(**options)

@@ -49,7 +49,7 @@ class Carry(NamedTuple):
     h: Array  # [B, H]
 
 
-def make(*, reset: str = "after", **common: Any) -> Cell:
+def make_cell(*, reset: str = "after", **common: Any) -> Cell:
     """A GRU cell; `reset` is "after" or "before" the candidate's recurrent product.
 
     Raises UsageError for another value of `reset`.
@@ -72,7 +72,7 @@ def make(*, reset: str = "after", **common: Any) -> Cell:
         candidate = named(jnp.tanh(a_n + r_n), "candidate")
         return Carry(h=keep * carry.h + (1.0 - keep) * drop(candidate))
 
-    return parts.build(
+    return parts.gated_cell(
         "gru",
         pointwise,
         Carry,

@@ -40,7 +40,7 @@ class Carry(NamedTuple):
     h: Array  # [B, H] the output
 
 
-def make(*, peepholes: bool = False, **common: Any) -> Cell:
+def make_cell(*, peepholes: bool = False, **common: Any) -> Cell:
     """An LSTM cell; the other options are those of `parts.Options`."""
     options = parts.Options(**common)
 
@@ -72,6 +72,6 @@ def make(*, peepholes: bool = False, **common: Any) -> Cell:
             c=c, h=named(jax.nn.sigmoid(o), "output gate") * named(jnp.tanh(read), "tanh(c)")
         )
 
-    return parts.build(
+    return parts.gated_cell(
         "lstm", pointwise, Carry, gates=4, options=options, keeping_gate=1, extra=extra
     )

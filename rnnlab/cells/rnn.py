@@ -25,7 +25,7 @@ class Carry(NamedTuple):
     h: Array  # [B, H]
 
 
-def make(*, activation: str = "tanh", **common: Any) -> Cell:
+def make_cell(*, activation: str = "tanh", **common: Any) -> Cell:
     """A vanilla cell; `activation` is "tanh" or "relu" (Le et al. 2015: with an identity W_h).
 
     Raises UsageError for another activation, or for recurrent dropout on the candidate: the state
@@ -43,4 +43,4 @@ def make(*, activation: str = "tanh", **common: Any) -> Cell:
     def pointwise(params, carry, pre, drop):
         return Carry(h=parts.named(act(pre[0]), "state"))
 
-    return parts.build("rnn", pointwise, Carry, gates=1, options=options, keeping_gate=None)
+    return parts.gated_cell("rnn", pointwise, Carry, gates=1, options=options, keeping_gate=None)

@@ -20,7 +20,7 @@ class Carry(NamedTuple):
     h: Array  # [B, H]
 
 
-def make(**common: Any) -> Cell:
+def make_cell(**common: Any) -> Cell:
     """A UGRNN cell; the options are those of `parts.Options`. Gate order: g, c."""
     options = parts.Options(**common)
 
@@ -30,4 +30,4 @@ def make(**common: Any) -> Cell:
         new = named(jnp.tanh(candidate), "candidate")
         return Carry(h=keep * carry.h + (1.0 - keep) * drop(new))
 
-    return parts.build("ugrnn", pointwise, Carry, gates=2, options=options, keeping_gate=0)
+    return parts.gated_cell("ugrnn", pointwise, Carry, gates=2, options=options, keeping_gate=0)

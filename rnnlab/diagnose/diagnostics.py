@@ -28,7 +28,7 @@ def _loss(probe: Probe, carry: Carry, batch: Any) -> Callable[..., Array]:
 
     def loss(params: Params, seen: Any = None, outer: Any = None) -> Array:
         dtype = _sizes(probe, params, batch)[2]
-        start = taps.begun(probe, carry, batch, dtype)
+        start = probe.begin(carry, batch, dtype)
         how = {"taps": seen, "outer": outer, **probe.inputs(batch)}
         _, outputs = probe.net.apply(params, start, **how)
         values, weights = probe.losses(outputs, batch)
@@ -93,7 +93,7 @@ def flow(
     """
 
     time, rows, dtype = _sizes(probe, params, batch)
-    cell, start = probe.net.cell, taps.begun(probe, carry, batch, dtype)
+    cell, start = probe.net.cell, probe.begin(carry, batch, dtype)
 
     def objective(seen: Any) -> tuple[Array, Array]:
         _, outputs = probe.net.apply(params, start, **probe.inputs(batch), taps=seen)

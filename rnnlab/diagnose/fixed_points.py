@@ -18,11 +18,11 @@ from scipy.sparse.csgraph import connected_components
 
 from rnnlab.diagnose.dynamics import double, flow, joined
 from rnnlab.errors import UsageError
+from rnnlab.models.stack import NO_TOKEN
 from rnnlab.recurrence.taps import Seen
 from rnnlab.types import Array, Cell, Params
 
 BATCH_BYTES = 2**27  # of Jacobians held at once
-BLANK = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
 STILL = 1e-12  # a last step, relative to 1 + |s|, at which the search has come to rest
 ALIGNED = 0.9  # cosine between a link of a line and the slow direction at both its ends
 LEAST = 3  # points of a line
@@ -87,7 +87,9 @@ def starting_states(seen: Seen, *, count: int, noise: float = 0.0, seed: int = 0
 def no_input(seen: Seen) -> Any:
     """The constant input of zeros for a layer that was given seen.x: a vector [D], or a blank token."""
     x = np.asarray(seen.x)
-    return np.int32(BLANK) if np.issubdtype(x.dtype, np.integer) else np.zeros(x.shape[2:], x.dtype)
+    return (
+        np.int32(NO_TOKEN) if np.issubdtype(x.dtype, np.integer) else np.zeros(x.shape[2:], x.dtype)
+    )
 
 
 # ---- the search

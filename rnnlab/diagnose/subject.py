@@ -16,7 +16,7 @@ from rnnlab.diagnose import diagnosis_figures as figures
 from rnnlab.diagnose import diagnostics
 from rnnlab.errors import UsageError
 from rnnlab.recurrence import saturation, taps
-from rnnlab.recurrence.unroll import valid_steps
+from rnnlab.recurrence.unrolling import valid_steps
 from rnnlab.train import optim
 from rnnlab.types import Config, Params, Probe, Task
 
@@ -92,7 +92,7 @@ def seen(subject: Subject) -> tuple[taps.Seen, ...]:
     """What every unroll does over the window."""
     probe, batch = subject.probe, subject.batch
     dtype = jax.tree.leaves(subject.params)[0].dtype
-    start = taps.begun(probe, subject.carry, batch, dtype)
+    start = probe.begin(subject.carry, batch, dtype)
     return probe.net.watch(subject.params, start, **probe.inputs(batch))[2]
 
 

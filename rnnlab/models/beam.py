@@ -10,7 +10,7 @@ from jax import lax
 from rnnlab.types import Array
 
 
-class Found(NamedTuple):
+class Continuations(NamedTuple):
     """The K best continuations of each of N beginnings, best first."""
 
     tokens: Array  # int32 [N, K, T]; behind the end symbol stands the end symbol
@@ -27,7 +27,7 @@ def search(
     width: int,
     end: int | None,
     penalty: float = 0.0,
-) -> Found:
+) -> Continuations:
     """The most probable continuations that a beam of `width` finds; a width of 1 is greedy.
 
     advance: (state, token int [N K]) -> (state, log_probs [N K, V]). What does not change over time
@@ -86,7 +86,7 @@ def search(
 
     last = jnp.broadcast_to(jnp.arange(width), (rows, width))
     _, texts = lax.scan(back, last, (parents, tokens), reverse=True)  # [T, N, K]
-    return Found(jnp.moveaxis(texts, 0, -1), scores, lengths)
+    return Continuations(jnp.moveaxis(texts, 0, -1), scores, lengths)
 
 
 def repeated(tree: Any, width: int) -> Any:

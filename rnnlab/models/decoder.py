@@ -52,7 +52,7 @@ class Decoder(NamedTuple):
     advance: Callable[..., tuple[Any, Array, Any]]
 
 
-def make(
+def make_decoder(
     config: Config,
     *,
     vocabulary: int,
@@ -107,7 +107,7 @@ def make(
 
     def init(key: Array, dtype: Any = jnp.float32) -> Params:
         keys = iter(jax.random.split(key, 8 + len(widths)))
-        glorot = initialisers.make("glorot_uniform")
+        glorot = initialisers.from_spec("glorot_uniform")
 
         def dense(inputs: int, outputs: int) -> dict[str, Array]:
             kernel = glorot(next(keys), (inputs, outputs), dtype)
@@ -153,7 +153,7 @@ def make(
     def drop(key: Array | None, x: Array) -> Array:
         if key is None or not (isinstance(rate, jax.Array) or rate > 0):
             return x
-        return jnp.where(parts.draw(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)
+        return jnp.where(parts.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)
 
     def read(params: Params, context: Any, query: Array, key: Array | None) -> Array:
         both = query if context is None else jnp.concatenate([context, query], axis=-1)

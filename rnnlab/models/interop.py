@@ -225,7 +225,7 @@ def to_flax(params: Params, *, cell: str, optimized: bool = False, **options: An
 
 
 class FlaxCell(nnx.RNNCellBase):
-    """Any rnnlab cell as a Flax cell for inputs [..., D]: `nnx.RNN(as_flax_cell(cell, D, rngs=r))`.
+    """Any rnnlab cell as a Flax cell for inputs [..., D]: `nnx.RNN(FlaxCell(cell, D, rngs=r))`.
 
     params: as `cell.init` makes them; drawn from `rngs.params` in `param_dtype` if None. They are
         the nnx.Param leaves, and the carry takes their dtype.
@@ -309,6 +309,3 @@ class FlaxCell(nnx.RNNCellBase):
     @property
     def num_feature_axes(self) -> int:
         return 1
-
-
-as_flax_cell = FlaxCell

@@ -20,7 +20,7 @@ from rnnlab.errors import UsageError
 from rnnlab.models.encoders import Encoder
 from rnnlab.recurrence.bptt import KEEP
 from rnnlab.recurrence.taps import Seen, Taps, parted, untied
-from rnnlab.recurrence.unroll import PATHS, sqrt_chunk, unroll
+from rnnlab.recurrence.unrolling import PATHS, sqrt_chunk, unroll
 from rnnlab.run.config import flat
 from rnnlab.types import Array, Cell, Config, Model, Params
 
@@ -37,7 +37,7 @@ INITIAL = (
 )
 RATES = ("dropout", "input_dropout", "output_dropout")
 MOST_LAYERS = 256  # each is traced by itself: more take minutes before the first step
-BLANK = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
+NO_TOKEN = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
 
 
 def from_config(
@@ -207,7 +207,9 @@ def make(
             "readout": {"bias": jnp.zeros(output_size, dtype)},
         }
         if not tied:
-            kernel = initialisers.make(readout_init)(key_r, (readout_width, output_size), dtype)
+            kernel = initialisers.from_spec(readout_init)(
+                key_r, (readout_width, output_size), dtype
+            )
             params["readout"]["kernel"] = kernel
         if input == "embedding":
             params["embedding"] = jax.random.normal(key_e, (input_size, embedding_size), dtype) * (
@@ -222,13 +224,15 @@ def make(
         if key is None or not _active(rate):
             return x
         shape = (1, *x.shape[1:]) if dropout_shared else x.shape
-        return jnp.where(parts.draw(key, 1.0 - rate, shape), x / (1.0 - rate), 0.0)
+        return jnp.where(parts.bernoulli(key, 1.0 - rate, shape), x / (1.0 - rate), 0.0)
 
     def enter(params: dict[str, Any], x: Array, key: Array | None, taps: Taps | None) -> Array:
         if input == "one_hot":
             if key is not None and _active(input_dropout):
-                blank = parts.draw(key, input_dropout, x.shape)
-                x = jnp.where(blank, BLANK, x.astype(jnp.int32))  # uint8 has no room for BLANK
+                blank = parts.bernoulli(key, input_dropout, x.shape)
+                x = jnp.where(
+                    blank, NO_TOKEN, x.astype(jnp.int32)
+                )  # uint8 has no room for NO_TOKEN
             return x
         if input == "embedding":
             x = untied(

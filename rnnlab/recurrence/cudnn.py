@@ -41,7 +41,7 @@ def supports(
 ) -> str:
     """Why cuDNN cannot run `cell` like this, in a few words; "" if it can.
 
-    The arguments are those of `unroll.unroll`. Noise (recurrent dropout, zoneout) is a
+    The arguments are those of `unroll`. Noise (recurrent dropout, zoneout) is a
     property of the cell: one made with it is refused in evaluation too.
     """
     if cell.name != "lstm":
@@ -188,7 +188,7 @@ def run(
     reverse: bool = False,
     chunk: int = 0,
 ) -> tuple[Carry, Array]:
-    """One layer in one direction, as `unroll.unroll` runs it.
+    """One layer in one direction, as `unroll` runs it.
 
     An integer x [T, B] becomes one-hot rows [T, B, D], which are materialised: cuDNN cannot gather.
 

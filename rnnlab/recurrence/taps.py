@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.recurrence.leaves import select
-from rnnlab.types import Array, Carry, Cell, Params, Probe
+from rnnlab.types import Array, Carry, Cell, Params
 
 
 class Taps(NamedTuple):
@@ -199,12 +199,3 @@ def part_names(cell: Cell) -> tuple[str, ...]:
         jax.tree_util.keystr(path, simple=True, separator=".")
         for path, _ in jax.tree_util.tree_leaves_with_path(like)
     )
-
-
-def begun(probe: Probe, carry: Any, batch: Any, dtype: Any) -> Any:
-    """The state that a window of a task starts from: zero where the task carries none over, and for
-    the rows of the batch that begin afresh."""
-    zero = probe.net.carry(probe.inputs(batch)["x"].shape[1], dtype)
-    if not jax.tree.leaves(carry):
-        return zero
-    return carry if probe.fresh is None else select(probe.fresh(batch), zero, carry)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.recurrence import taps
-from rnnlab.recurrence.unroll import valid_steps
+from rnnlab.recurrence.unrolling import valid_steps
 from rnnlab.types import Array, Carry, Params, Probe
 
 # Of |dE/ds_{k+1}|, as in their code, whose `bound` of 1e-20 is of its square: steps at which less than
@@ -34,7 +34,7 @@ def penalty(probe: Probe, params: Params, carry: Carry, batch: Any) -> Array:
     held = jax.lax.stop_gradient(params)
     time, rows = inputs["x"].shape[:2]
     dtype = jax.tree.leaves(params)[0].dtype
-    carry = taps.begun(probe, carry, batch, dtype)
+    carry = probe.begin(carry, batch, dtype)
 
     def error(slots: Any) -> tuple[Array, Any]:
         _, outputs, seen = net.watch(held, carry, **inputs, taps=slots)

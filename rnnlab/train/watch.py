@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.recurrence import saturation, taps
-from rnnlab.recurrence.unroll import valid_steps
+from rnnlab.recurrence.unrolling import valid_steps
 from rnnlab.types import Array, Config, Params, Probe
 
 WATCHES = ("", "flow", "all")
@@ -53,7 +53,7 @@ def seen_in(
     if watch == "flow":
         return {"flow": flow, "saturated": [{} for _ in net.names], "rows": count}
     few = min(rows, ROWS)
-    start = taps.begun(probe, carry, batch, flow[0].dtype)
+    start = probe.begin(carry, batch, flow[0].dtype)
     start = jax.tree.map(lambda leaf: leaf[:few], start)
     given = {name: array for name, array in inputs.items() if array is not None}
     shown = {k: v[:few] if v.ndim == 1 else v[:, :few] for k, v in given.items()}

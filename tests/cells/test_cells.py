@@ -20,7 +20,7 @@ from jax.test_util import check_grads
 from rnnlab import cells
 from rnnlab.cells import parts
 from rnnlab.errors import UsageError
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
 
 def own_variants(name: str) -> list[tuple[tuple[str, Any], ...]]:
-    make = importlib.import_module(f"rnnlab.cells.{name}").make
+    make = importlib.import_module(f"rnnlab.cells.{name}").make_cell
     shared = inspect.signature(parts.Options).parameters
     variants: list[tuple[tuple[str, Any], ...]] = [()]
     for option in inspect.signature(make).parameters.values():
@@ -413,11 +413,11 @@ def test_tokens_of_any_integer_type_and_range(name, dtype):
 def test_draw_has_the_stated_probability():
     count = 200_000
     for p in (0.0, 0.01, 0.3, 0.5, 0.95):
-        drawn = np.asarray(parts.draw(jax.random.key(1), p, (count,)))
+        drawn = np.asarray(parts.bernoulli(jax.random.key(1), p, (count,)))
         assert drawn.dtype == bool
         assert abs(drawn.mean() - p) <= 5 * np.sqrt(p * (1 - p) / count)
     # A probability too near to 1 for 16 bits must not wrap to 0.
-    assert np.asarray(parts.draw(jax.random.key(1), 1.0 - 1e-9, (1000,))).mean() > 0.99
+    assert np.asarray(parts.bernoulli(jax.random.key(1), 1.0 - 1e-9, (1000,))).mean() > 0.99
 
 
 @every_cell

@@ -20,7 +20,9 @@ every_cell = pytest.mark.parametrize("name", cells.names())
 
 
 def sample(spec, shape, hidden=None, seed=0):
-    return np.asarray(initialisers.make(spec, hidden)(jax.random.key(seed), shape, jnp.float32))
+    return np.asarray(
+        initialisers.from_spec(spec, hidden)(jax.random.key(seed), shape, jnp.float32)
+    )
 
 
 def assert_uniform(values, limit):
@@ -101,7 +103,7 @@ def test_spectral_radius_is_exact():
     assert abs(radius(sample("spectral", (60, 60))) - 1.0) < 1e-5
     # Not one that is scaled by its norm: the norm of a Gaussian matrix is near twice its radius.
     assert np.linalg.norm(sample("spectral", (60, 60)), 2) > 1.5
-    draw = initialisers.make("spectral:1.2")
+    draw = initialisers.from_spec("spectral:1.2")
     several = jax.jit(jax.vmap(lambda key: draw(key, (20, 20), jnp.float32)))(jax.random.split(KEY))
     for matrix in several:
         assert abs(radius(matrix) - 1.2) < 1e-5
@@ -119,7 +121,7 @@ def test_spectral_asks_for_a_square_kernel():
     "spec", ["orthogonal", "identity", "uniform:1", "spectral", "glorot_uniform", "zeros"]
 )
 def test_a_key_gives_one_value_of_the_dtype_asked_for(spec):
-    draw = initialisers.make(spec)
+    draw = initialisers.from_spec(spec)
     first = draw(KEY, (4, 4), jnp.float32)
     assert first.dtype == jnp.float32
     np.testing.assert_array_equal(first, draw(KEY, (4, 4), jnp.float32))
@@ -149,7 +151,7 @@ def test_a_key_gives_one_value_of_the_dtype_asked_for(spec):
 )
 def test_a_mistake_is_told_in_one_line(spec, message):
     with pytest.raises(UsageError) as caught:
-        initialisers.make(spec)
+        initialisers.from_spec(spec)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

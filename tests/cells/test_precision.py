@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 from rnnlab import cells
 from rnnlab.cells.parts import precision
 from rnnlab.errors import UsageError
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

@@ -18,7 +18,7 @@ LENGTHS = np.array([6, 4, 5])
 
 
 def probed(cell="lstm", layers=2, lengths=None, **options):
-    net = stack.make(
+    net = stack.stack_cells(
         input_size=D,
         output_size=V,
         cell=cell,
@@ -143,7 +143,7 @@ def test_the_shares_of_the_steps_add_up_to_the_gradient(cell):
 
 
 def test_the_embedding_has_its_shares_too():
-    net = stack.make(
+    net = stack.stack_cells(
         input_size=3, output_size=V, cell="rnn", hidden=H, layers=1, input="embedding",
         embedding_size=2,
     )  # fmt: skip

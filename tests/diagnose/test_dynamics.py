@@ -13,7 +13,7 @@ from rnnlab.diagnose import dynamics
 from rnnlab.errors import UsageError
 from rnnlab.models import stack
 from rnnlab.recurrence.taps import Seen, parted, recorded
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 from rnnlab.types import Cell
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -162,7 +162,7 @@ def test_a_state_of_any_parts_of_which_some_cannot_vary(float64):
 
 
 def test_a_model_in_float32_on_tokens():
-    net = stack.make(input_size=7, output_size=7, cell="gru", hidden=5, layers=2)
+    net = stack.stack_cells(input_size=7, output_size=7, cell="gru", hidden=5, layers=2)
     params = net.init(jax.random.key(0))
     x = np.random.default_rng(0).integers(0, 7, (9, 2)).astype(np.uint8)
     _, _, seen = net.watch(params, net.carry(2), x)

@@ -46,7 +46,7 @@ def prose(length, seed=0):
 
 def net_of(size, **options):
     options = {"cell": "lstm", "hidden": 6, "layers": 1} | options
-    made = stack.make(input_size=size, output_size=size, **options)
+    made = stack.stack_cells(input_size=size, output_size=size, **options)
     shapes, random = jax.eval_shape(made.init, jax.random.key(0)), np.random.default_rng(1)
     return made, jax.tree.map(lambda s: jnp.asarray(random.normal(size=s.shape), s.dtype), shapes)
 

@@ -20,7 +20,7 @@ def settings(*changes):
 
 
 def made(attention, *changes, tied=False, **values):
-    return decoder.make(
+    return decoder.make_decoder(
         settings(*changes),
         vocabulary=V,
         summary=W,
@@ -160,11 +160,11 @@ def test_dropout_is_on_in_training_alone():
 )
 def test_what_does_not_fit_is_one_line(attention, size, tied, told):
     with pytest.raises(UsageError, match=told):
-        decoder.make(
+        decoder.make_decoder(
             settings(), vocabulary=V, summary=W, memory=M, attention=attention, size=size, embedding=6,
             tied=tied,
         )  # fmt: skip
     with pytest.raises(UsageError, match="nothing to attend over"):
-        decoder.make(
+        decoder.make_decoder(
             settings(), vocabulary=V, summary=W, attention="luong", size=8, embedding=6, tied=False
         )

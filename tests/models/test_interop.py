@@ -9,7 +9,7 @@ from flax import nnx
 from rnnlab import cells
 from rnnlab.errors import UsageError
 from rnnlab.models import interop
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 
 T, B, D, H = 5, 3, 2, 4
 LENGTHS = np.array([5, 2, 4])
@@ -394,7 +394,7 @@ def test_from_flax_errors():
 
 def adapt(cell, **options):
     options = {"params": make_params(cell)} | options
-    return interop.as_flax_cell(cell, D, rngs=nnx.Rngs(0), **options)
+    return interop.FlaxCell(cell, D, rngs=nnx.Rngs(0), **options)
 
 
 @pytest.mark.parametrize("name", cells.names())
@@ -438,7 +438,7 @@ OPTIONS = [
 def test_adapter_takes_every_option(name, options):
     cell = cells.get(name, hidden=H, **options)
     params = make_params(cell, np.float32)
-    adapted = interop.as_flax_cell(cell, D, rngs=nnx.Rngs(0), params=params, deterministic=True)
+    adapted = interop.FlaxCell(cell, D, rngs=nnx.Rngs(0), params=params, deterministic=True)
     x = make_inputs()[0].astype(np.float32)
     rnn = nnx.RNN(adapted, time_major=True, return_carry=True)
     carry, y = nnx.jit(lambda rnn, x: rnn(x))(rnn, x)
@@ -565,7 +565,7 @@ def test_adapter_errors():
     cell = cells.get("gru", hidden=H)
     params = make_params(cell)
     with pytest.raises(UsageError, match=r"'kernel_x' has shape \[2, 12\], expected \[3, 12\]"):
-        interop.as_flax_cell(cell, 3, rngs=nnx.Rngs(0), params=params)
+        interop.FlaxCell(cell, 3, rngs=nnx.Rngs(0), params=params)
     with pytest.raises(UsageError, match="no 'bias'"):
         adapt(cell, params=without(params, "bias"))
     with pytest.raises(UsageError, match="there is no 'bias_h'"):

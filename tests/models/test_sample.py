@@ -58,7 +58,9 @@ def sum_text(prime, length):
 @functools.cache
 def lstm(size=V, **options):
     """A model and parameters large enough for texts that are no rounding matter."""
-    made = stack.make(input_size=size, output_size=size, cell="lstm", hidden=8, layers=1, **options)
+    made = stack.stack_cells(
+        input_size=size, output_size=size, cell="lstm", hidden=8, layers=1, **options
+    )
     shapes, rng = jax.eval_shape(made.init, jax.random.key(0)), np.random.default_rng(1)
     return made, jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes)
 
@@ -258,8 +260,8 @@ def test_a_seed_is_one_text_in_whatever_pieces():
 
 PROCESS = """
 import jax
-from rnnlab import model, sample
-made = model.make(input_size=5, output_size=5, cell="gru", hidden=8, layers=1)
+from rnnlab.models import sample, stack
+made = stack.stack_cells(input_size=5, output_size=5, cell="gru", hidden=8, layers=1)
 params = made.init(jax.random.key(1))
 print([piece.tolist() for piece in sample.generate(made, params, [1, 2], length=200, seed=5)])
 """
@@ -473,7 +475,7 @@ def test_prime_tokens_refuses(name, value):
 
 
 def test_a_bidirectional_model_cannot_generate():
-    both = stack.make(
+    both = stack.stack_cells(
         input_size=V, output_size=V, cell="rnn", hidden=3, layers=1, bidirectional=True
     )
     with pytest.raises(UsageError, match="bidirectional"):

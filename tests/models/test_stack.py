@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from rnnlab import cells
 from rnnlab.errors import UsageError
 from rnnlab.models import stack
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes", "float64")
 
@@ -21,7 +21,7 @@ T, B, V, H = 6, 3, 5, 4
 
 def make(**options):
     sizes = {"input_size": V, "output_size": V, "cell": "lstm", "hidden": H, "layers": 2}
-    return stack.make(**(sizes | options))
+    return stack.stack_cells(**(sizes | options))
 
 
 def random_like(tree, seed=0, scale=0.6):

@@ -11,7 +11,7 @@ import pytest
 from rnnlab import cells
 from rnnlab.errors import UsageError
 from rnnlab.recurrence import bptt
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 from rnnlab.types import Cell
 from tests.cells.test_cells import CASES, Case, label
 

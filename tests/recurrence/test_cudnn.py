@@ -15,9 +15,9 @@ from jax.experimental import rnn
 from rnnlab import cells
 from rnnlab.cells.lstm import Carry
 from rnnlab.errors import UsageError
-from rnnlab.models import stack as model
+from rnnlab.models.stack import stack_cells
 from rnnlab.recurrence import cudnn
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -40,7 +40,7 @@ def random_like(tree, dtype, seed=0):
 
 def stack(depth, bidirectional, dtype=np.float64, time=T, batch=B, hidden=H, **options):
     """A model's layers, carry and input, all random."""
-    net = model.make(
+    net = stack_cells(
         input_size=D,
         output_size=1,
         cell="lstm",

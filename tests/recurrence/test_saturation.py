@@ -8,7 +8,7 @@ import pytest
 from rnnlab import cells
 from rnnlab.recurrence import saturation, taps
 from rnnlab.recurrence.saturation import Activation
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 from rnnlab.types import Cell
 
 T, B, D, H = 7, 3, 4, 5

@@ -11,7 +11,7 @@ import pytest
 from rnnlab import cells
 from rnnlab.errors import UsageError
 from rnnlab.recurrence import taps
-from rnnlab.recurrence.unroll import unroll
+from rnnlab.recurrence.unrolling import unroll
 from rnnlab.types import Cell
 from tests.cells.test_cells import CASES, Case, label
 from tests.recurrence.test_bptt import B, D, H, T, flags_of, random

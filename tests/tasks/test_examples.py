@@ -101,7 +101,9 @@ def test_encoders_are_shared_and_checked():
 
 def test_a_model_with_an_encoder_is_the_model_of_what_it_encodes():
     encoder = encoders.dense(inputs=5, features=3)
-    net = stack.make(input_size=3, output_size=2, cell="gru", hidden=4, layers=1, input="dense")
+    net = stack.stack_cells(
+        input_size=3, output_size=2, cell="gru", hidden=4, layers=1, input="dense"
+    )
     both = stack.encoded(net, encoder)
     assert stack.encoded(net, encoder) is both
     params = both.init(jax.random.key(0))

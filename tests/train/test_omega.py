@@ -16,7 +16,9 @@ T, B, D, H, V = 6, 3, 4, 5, 2
 
 
 def probed(cell="rnn", layers=1, scored=None, **inputs):
-    net = stack.make(input_size=D, output_size=V, cell=cell, hidden=H, layers=layers, input="dense")
+    net = stack.stack_cells(
+        input_size=D, output_size=V, cell=cell, hidden=H, layers=layers, input="dense"
+    )
     # The error of the last step alone, if nothing else is asked for.
     weights = jnp.zeros((T, B)).at[-1].set(1.0) if scored is None else jnp.asarray(scored)
 

@@ -31,7 +31,7 @@ DRAWN = {
 
 def build(case: Case, path: str, **cell_options: Any) -> Model:
     """The model of a case. path: "auto" (the fast backward pass where there is one) or "plain"."""
-    return stack.make(
+    return stack.stack_cells(
         path=path,
         input_size=case.vocabulary,
         output_size=case.vocabulary,

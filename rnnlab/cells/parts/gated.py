@@ -1,6 +1,6 @@
 """What gated cells have in common: kernels, biases, layer norm, recurrent dropout, zoneout.
 
-A cell file states its pointwise mathematics and its carry; `build` makes the `Cell` of it. A cell
+A cell file states its pointwise mathematics and its carry; `gated_cell` makes the `Cell` of it. A cell
 that fits no such form may fill in the NamedTuple `rnnlab.types.Cell` itself.
 """
 
@@ -121,7 +121,7 @@ def layer_norm(x: Array, scale: Array, cuts: tuple[int, ...] = ()) -> Array:
     return centred * lax.rsqrt(variance + LAYER_NORM_EPSILON) * scale
 
 
-def draw(key: Array, p: float | Array, shape: tuple[int, ...]) -> Array:
+def bernoulli(key: Array, p: float | Array, shape: tuple[int, ...]) -> Array:
     """bool of `shape`, True with probability p, to within 2^-17: 16 random bits an element, which
     cost half of the 32 that `jax.random.bernoulli` draws.
     """
@@ -144,7 +144,7 @@ def _zoneout(old: Any, new: Any, zone: Any, rate: float) -> Any:
     return jax.tree.map(lambda o, n, keep_old: jnp.where(keep_old, o, n), old, new, zone)
 
 
-def build(
+def gated_cell(
     name: str,
     pointwise: Callable[..., Any],
     carry_type: type,
@@ -171,55 +171,117 @@ def build(
         `product(h, columns)` multiplies by those columns of kernel_h; such a cell has no form in
         four parts and takes the plain scan.
     """
-    hidden, dot = options.hidden, precision.matmul(options.precision)
-    together = (gates - apart) * hidden  # columns of the gates that are a sum of the two shares
-    cuts = tuple(gate * hidden for gate in range(gates - apart, gates))
+    made = Gated(pointwise, carry_type, gates, options, keeping_gate, apart, extra, recur)
+    linear = recur is None
+    return Cell(
+        name=name,
+        hidden=options.hidden,
+        precision=options.precision,
+        init=made.init,
+        carry=made.carry,
+        noise=made.noise,
+        project=made.project,
+        step=made.step,
+        operand=made.operand if linear else None,
+        product=made.product if linear else None,
+        merge=made.merge if linear else None,
+        gates=made.activate if linear else None,
+    )
 
-    def kernel(spec: str, key: Array, rows: int, dtype: Any) -> Array:
-        init = initialisers.make(spec, hidden)
-        if not options.init_per_gate:
+
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """What `gated_cell` was given; the methods are the functions of the `Cell` it makes, all of them pure.
+
+    Parameters: kernel_x [D, G*H], kernel_h [H, G*H] and bias [G*H], and where the options ask for
+    them bias_h, norm_x and norm_h, all [G*H]; and those of `extra`.
+    """
+
+    pointwise: Callable[..., Any]  # (params, carry, pre, drop) -> carry
+    carry_type: type
+    gates: int  # G
+    options: Options
+    keeping_gate: int | None
+    apart: int
+    extra: Callable[..., dict[str, Array]] | None  # (key, dtype) -> parameters
+    recur: Callable[..., Array] | None  # (product, h, a) -> r
+
+    @property
+    def together(self) -> int:
+        """The columns of those gates that are a sum of the two shares."""
+        return (self.gates - self.apart) * self.options.hidden
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The columns at which each of the gates that stand apart begins."""
+        hidden = self.options.hidden
+        return tuple(gate * hidden for gate in range(self.gates - self.apart, self.gates))
+
+    def dot(self, x: Array, kernel: Array) -> Array:
+        """The matrix product in the precision of the options."""
+        return precision.matmul(self.options.precision)(x, kernel)
+
+    # At the start
+
+    def kernel(self, spec: str, key: Array, rows: int, dtype: Any) -> Array:
+        """[rows, G*H], drawn gate by gate or at once."""
+        hidden, gates = self.options.hidden, self.gates
+        init = initialisers.from_spec(spec, hidden)
+        if not self.options.init_per_gate:
             return init(key, (rows, gates * hidden), dtype)
         return jnp.concatenate(
             [init(k, (rows, hidden), dtype) for k in jax.random.split(key, gates)], axis=1
         )
 
-    def init(key: Array, input_size: int, dtype: Any = jnp.float32) -> dict[str, Array]:
+    def init(self, key: Array, input_size: int, dtype: Any = jnp.float32) -> dict[str, Array]:
+        """The parameters for inputs of D = input_size."""
+        options, width = self.options, self.gates * self.options.hidden
         key_x, key_h, key_b, key_bh, key_extra = jax.random.split(key, 5)
-        bias_init = initialisers.make(options.bias_init, hidden)
-        bias = bias_init(key_b, (gates, hidden), dtype)
-        if keeping_gate is not None:
-            bias = bias.at[keeping_gate].add(options.gate_bias)
+        bias_init = initialisers.from_spec(options.bias_init, options.hidden)
+        bias = bias_init(key_b, (self.gates, options.hidden), dtype)
+        if self.keeping_gate is not None:
+            bias = bias.at[self.keeping_gate].add(options.gate_bias)
         params = {
-            "kernel_x": kernel(options.kernel_x_init, key_x, input_size, dtype),  # [D, G*H]
-            "kernel_h": kernel(options.kernel_h_init, key_h, hidden, dtype),  # [H, G*H]
+            "kernel_x": self.kernel(options.kernel_x_init, key_x, input_size, dtype),
+            "kernel_h": self.kernel(options.kernel_h_init, key_h, options.hidden, dtype),
             "bias": bias.reshape(-1),
         }
         if options.hidden_bias:
-            params["bias_h"] = bias_init(key_bh, (gates, hidden), dtype).reshape(-1)
+            drawn = bias_init(key_bh, (self.gates, options.hidden), dtype)
+            params["bias_h"] = drawn.reshape(-1)
         if options.layer_norm:
-            params["norm_x"] = jnp.ones(gates * hidden, dtype)
-            params["norm_h"] = jnp.ones(gates * hidden, dtype)
-        if extra is not None:
-            params |= extra(key_extra, dtype)
+            params["norm_x"] = jnp.ones(width, dtype)
+            params["norm_h"] = jnp.ones(width, dtype)
+        if self.extra is not None:
+            params |= self.extra(key_extra, dtype)
         return params
 
-    def carry(batch: int, dtype: Any = jnp.float32) -> Any:
+    def carry(self, batch: int, dtype: Any = jnp.float32) -> Any:
+        """The zero state, every field [B, H]."""
         # One buffer a field: a donated state must not hold the same buffer twice.
-        return carry_type(*(jnp.zeros((batch, hidden), dtype) for _ in carry_type._fields))
+        shape = (batch, self.options.hidden)
+        return self.carry_type(*(jnp.zeros(shape, dtype) for _ in self.carry_type._fields))
 
-    def noise(key: Array, time: int, batch: int) -> Noise:
+    # Before the scan
+
+    def noise(self, key: Array, time: int, batch: int) -> Noise:
+        """The masks of a window of T = time steps."""
+        options = self.options
         key_keep, key_zone = jax.random.split(key)
-        shape = (time, batch, hidden)
+        shape = (time, batch, options.hidden)
         keep = zone = None
         if options.recurrent_dropout > 0.0:
-            drawn = (1, batch, hidden) if options.recurrent_dropout_shared else shape
-            keep = jnp.broadcast_to(draw(key_keep, 1.0 - options.recurrent_dropout, drawn), shape)
+            drawn = (1, *shape[1:]) if options.recurrent_dropout_shared else shape
+            keep = jnp.broadcast_to(
+                bernoulli(key_keep, 1.0 - options.recurrent_dropout, drawn), shape
+            )
         if options.zoneout > 0.0:
-            keys = jax.random.split(key_zone, len(carry_type._fields))
-            zone = carry_type(*(draw(k, options.zoneout, shape) for k in keys))
+            keys = jax.random.split(key_zone, len(self.carry_type._fields))
+            zone = self.carry_type(*(bernoulli(k, options.zoneout, shape) for k in keys))
         return Noise(keep, zone)
 
-    def project(params: dict[str, Array], x: Array, noise: Noise | None = None) -> Inputs:
+    def project(self, params: dict[str, Array], x: Array, noise: Noise | None = None) -> Inputs:
+        """The input's share of the pre-activations, of all steps at once."""
         if jnp.issubdtype(x.dtype, jnp.integer):
             kernel_x = params["kernel_x"]
             x = x.astype(jnp.int32)  # bytes cannot hold D = 256: the comparison would wrap
@@ -228,88 +290,85 @@ def build(
             known = (x >= 0) & (x < kernel_x.shape[0])
             a = jnp.where(known[..., None], a, jnp.zeros((), a.dtype))
         else:
-            a = dot(x, params["kernel_x"])
-        if options.layer_norm:
-            a = layer_norm(a, params["norm_x"], cuts)
+            a = self.dot(x, params["kernel_x"])
+        if self.options.layer_norm:
+            a = layer_norm(a, params["norm_x"], self.cuts)
         a = a + params["bias"]
         return Inputs(a) if noise is None else Inputs(a, noise.keep, noise.zone)
 
-    def operand(carry: Any, z: Inputs) -> Array:
-        if options.recurrent_dropout_on == "state":
-            return _dropout(carry.h, z.keep, options.recurrent_dropout)
+    # One step, whole and in four parts
+
+    def step(self, params: dict[str, Array], carry: Any, z: Inputs) -> tuple[Any, Array]:
+        """The state after a step, and h."""
+        h = self.operand(carry, z)
+        if self.recur is None:
+            return self.activate(params, carry, self.merge(z, self.product(params, h)))
+
+        def part(h: Array, columns: slice) -> Array:
+            r = self.product_of(params, h, columns)
+            return self.normalised(params, r, columns) if self.options.layer_norm else r
+
+        return self.activate(params, carry, self.merge(z, self.recur(part, h, z.a)))
+
+    def operand(self, carry: Any, z: Inputs) -> Array:
+        """What the recurrent kernel multiplies: h, with dropout if that is on the state."""
+        if self.options.recurrent_dropout_on == "state":
+            return _dropout(carry.h, z.keep, self.options.recurrent_dropout)
         return carry.h
 
-    def product(params: dict[str, Array], h: Array) -> Array:
-        r = dot(h, params["kernel_h"])
+    def product(self, params: dict[str, Array], h: Array) -> Array:
+        """h W_h (+ b_h), the recurrent share of the pre-activations."""
+        r = self.dot(h, params["kernel_h"])
         # Layer norm comes before this bias.
-        return r + params["bias_h"] if options.hidden_bias and not options.layer_norm else r
+        second = self.options.hidden_bias and not self.options.layer_norm
+        return r + params["bias_h"] if second else r
 
-    def columns_of(params: dict[str, Array], h: Array, columns: slice) -> Array:
+    def product_of(self, params: dict[str, Array], h: Array, columns: slice) -> Array:
+        """Those columns of the product."""
         chosen = {"kernel_h": params["kernel_h"][:, columns]}
-        if options.hidden_bias:
+        if self.options.hidden_bias:
             chosen["bias_h"] = params["bias_h"][columns]
-        return product(chosen, h)
+        return self.product(chosen, h)
 
-    def added(a: Array, r: Array) -> tuple[Any, Any, Any]:
-        if not apart:
-            return a + r, None, None
-        # Not two slices, whose gradients would be padded and added.
-        (a_both, a), (r_both, r) = (jnp.split(share, [together], axis=-1) for share in (a, r))
-        return a_both + r_both, a, r
-
-    def merge(z: Inputs, r: Array) -> Shares:
-        # Layer norm of r alone is not linear: `gates` does it.
-        shares = (None, z.a, r) if options.layer_norm else added(z.a, r)
+    def merge(self, z: Inputs, r: Array) -> Shares:
+        """The two shares, added where that is all that is done with them."""
+        # Layer norm of r alone is not linear: `activate` does it.
+        shares = (None, z.a, r) if self.options.layer_norm else self.added(z.a, r)
         return Shares(*shares, z.keep, z.zone)
 
-    def normed(params: dict[str, Array], r: Array, columns: slice) -> Array:
-        inside = tuple(cut for cut in cuts if columns == slice(None))
-        r = layer_norm(r, params["norm_h"][columns], inside)
-        return r + params["bias_h"][columns] if options.hidden_bias else r
+    def added(self, a: Array, r: Array) -> tuple[Any, Any, Any]:
+        """(a + r, and a and r of the gates that stand apart)."""
+        if not self.apart:
+            return a + r, None, None
+        # Not two slices, whose gradients would be padded and added.
+        (a_both, a), (r_both, r) = (jnp.split(share, [self.together], axis=-1) for share in (a, r))
+        return a_both + r_both, a, r
 
-    def gated(params: dict[str, Array], carry: Any, u: Shares) -> tuple[Any, Array]:
+    def normalised(self, params: dict[str, Array], r: Array, columns: slice) -> Array:
+        """Layer norm of those columns of the recurrent share, and its bias after it."""
+        inside = self.cuts if columns == slice(None) else ()
+        r = layer_norm(r, params["norm_h"][columns], inside)
+        return r + params["bias_h"][columns] if self.options.hidden_bias else r
+
+    def activate(self, params: dict[str, Array], carry: Any, u: Shares) -> tuple[Any, Array]:
+        """The state after a step, and h, of the pre-activations: `gates` of the contract."""
         both, a, r = u.both, u.a, u.r
-        if options.layer_norm:
-            if recur is None:
-                r = normed(params, r, slice(None))
-            both, a, r = added(a, r)
-        pre: list[Any] = jnp.split(both, gates - apart, axis=-1) if together else []
-        if apart:
-            split = (jnp.split(share, apart, axis=-1) for share in (a, r))
+        if self.options.layer_norm:
+            if self.recur is None:
+                r = self.normalised(params, r, slice(None))
+            both, a, r = self.added(a, r)
+        pre: list[Any] = []
+        if self.together:
+            pre += jnp.split(both, self.gates - self.apart, axis=-1)
+        if self.apart:
+            split = (jnp.split(share, self.apart, axis=-1) for share in (a, r))
             pre += list(zip(*split, strict=True))
 
         def drop(candidate: Array) -> Array:
-            if options.recurrent_dropout_on == "state":
+            if self.options.recurrent_dropout_on == "state":
                 return candidate
-            return _dropout(candidate, u.keep, options.recurrent_dropout)
+            return _dropout(candidate, u.keep, self.options.recurrent_dropout)
 
-        new = pointwise(params, carry, pre, drop)
-        new = _zoneout(carry, new, u.zone, options.zoneout)
+        new = self.pointwise(params, carry, pre, drop)
+        new = _zoneout(carry, new, u.zone, self.options.zoneout)
         return new, new.h
-
-    def step(params: dict[str, Array], carry: Any, z: Inputs) -> tuple[Any, Array]:
-        h = operand(carry, z)
-        if recur is None:
-            return gated(params, carry, merge(z, product(params, h)))
-
-        def part(h: Array, columns: slice) -> Array:
-            r = columns_of(params, h, columns)
-            return normed(params, r, columns) if options.layer_norm else r
-
-        return gated(params, carry, merge(z, recur(part, h, z.a)))
-
-    linear = recur is None
-    return Cell(
-        name=name,
-        hidden=hidden,
-        precision=options.precision,
-        init=init,
-        carry=carry,
-        noise=noise,
-        project=project,
-        step=step,
-        operand=operand if linear else None,
-        product=product if linear else None,
-        merge=merge if linear else None,
-        gates=gated if linear else None,
-    )

@@ -1,6 +1,6 @@
 """Initial values of kernels and biases, chosen by a short string.
 
-A specification is `name` or `name:argument`: `"orthogonal"`, `"uniform:0.08"`. `make(spec)` turns
+A specification is `name` or `name:argument`: `"orthogonal"`, `"uniform:0.08"`. `from_spec` turns
 it into a function `(key, shape [D, H], dtype) -> array`. Sources: Glorot and Bengio 2010; Saxe et
 al. 2014 (orthogonal); Le et al. 2015 (identity); Jaeger 2001 (spectral radius).
 """
@@ -71,14 +71,14 @@ _PLAIN: dict[str, Initialiser] = {
 
 
 def check(name: str, spec: str, hidden: int | None = None) -> None:
-    """Raise the UsageError of `make`, with the `name` of the key that `spec` is the value of."""
+    """Raise the UsageError of `from_spec`, with the `name` of the key that `spec` is the value of."""
     try:
-        make(spec, hidden)
+        from_spec(spec, hidden)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from None
 
 
-def make(spec: str, hidden: int | None = None) -> Initialiser:
+def from_spec(spec: str, hidden: int | None = None) -> Initialiser:
     """The initialiser that `spec` names.
 
     hidden: H, read by "inverse_sqrt_hidden" alone: U(-1/sqrt(H), 1/sqrt(H)), PyTorch's convention.

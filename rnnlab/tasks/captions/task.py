@@ -277,7 +277,7 @@ def _networks(config: Config, data: Data) -> tuple[Any, Any]:
         )
 
     def decoder_of(values: dict[str, Any]) -> decoder.Decoder:
-        return decoder.make(
+        return decoder.make_decoder(
             config,
             vocabulary=len(data.symbols),
             summary=encoder.size * max(places, 1),
@@ -316,7 +316,7 @@ def _networks(config: Config, data: Data) -> tuple[Any, Any]:
             inputs = jnp.concatenate([first, targets[:-1]])
             if key is not None and forget:
                 key, key_words = jax.random.split(key)
-                inputs = jnp.where(parts.draw(key_words, 1 - forget, inputs.shape), inputs, 0)
+                inputs = jnp.where(parts.bernoulli(key_words, 1 - forget, inputs.shape), inputs, 0)
             memory, state = begun(words, params, batch, captions)
             logits, _ = words.teach(params["decoder"], memory, state, inputs, key)
             return tokens.sums(("loss",), logits, targets, there.reshape(targets.shape))

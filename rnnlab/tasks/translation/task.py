@@ -154,7 +154,7 @@ class Translator:
         )
         top = jax.eval_shape(lambda: self.reader.carry(1))[-1]
         options = {key: config.decoder[key] for key in ("attention", "size", "embedding", "tied")}
-        self.writer = decoder.make(
+        self.writer = decoder.make_decoder(
             config,
             vocabulary=sizes[1],
             summary=sum(leaf.shape[-1] for leaf in jax.tree.leaves(top)),
@@ -208,7 +208,7 @@ class Translator:
 
     def answers(
         self, params: Params, batch: Any, *, width: int, length: int, penalty: float
-    ) -> decoding.Found:
+    ) -> decoding.Continuations:
         """What a beam finds, see `decoding.search`."""
         memory, state = self.begun(params, batch, None)
         memory = decoding.repeated(memory, width)

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from jax import lax
 
 from rnnlab import cells
-from rnnlab.recurrence.unroll import sqrt_chunk, unroll
+from rnnlab.recurrence.unrolling import sqrt_chunk, unroll
 from rnnlab.types import Cell
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
