@@ -97,7 +97,7 @@ def get_config() -> Config:
     config.train.sample_every = 1000
     config.train.checkpoint_every = 500
     config.train.keep = 2  # newest checkpoints kept, beside the best one
-    config.train.skip_faults = 0  # how many steps with NaN or inf a run may leave out; see README
+    config.train.skip_faults = 0  # how many steps with NaN or inf a run may leave out: rnnlab/train
     config.train.steps_per_dispatch = 0  # steps the device takes at one call; 0: as suits the model
 
     config.parallel = ConfigDict()
