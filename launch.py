@@ -370,7 +370,7 @@ def warn(text: str) -> None:
 def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
     began = time.monotonic() - process.age()
     from rnnlab.errors import UsageError
-    from rnnlab.run import config
+    from rnnlab.run import config, limits
     from rnnlab.train import parallel, train
 
     if not flags.config and not flags.workdir:
@@ -387,7 +387,7 @@ def run_train(flags: argparse.Namespace, changes: list[str]) -> None:
     else:
         settings = chosen or train.mended_config(workdir, warn)
         if settings is not None:
-            config.validate(settings)
+            limits.validate(settings)
             wished = parallel.host_devices(**train.wished(settings))
             process.make_devices(min(wished, machine.cores()))
     train.train(chosen, workdir, changes, began)
@@ -462,7 +462,7 @@ def run_diagnose(flags: argparse.Namespace, changes: list[str]) -> None:
 
 
 def run_evaluate(flags: argparse.Namespace) -> None:
-    from rnnlab.run import runfolder
+    from rnnlab.run.files import json_row
     from rnnlab.train import train
 
     run = train.open_run(Path(flags.workdir), flags.checkpoint, warn)
@@ -472,7 +472,7 @@ def run_evaluate(flags: argparse.Namespace) -> None:
         **run.task.finish(run.params),
     }
     if flags.json:
-        print(runfolder.metrics_row(found))
+        print(json_row(found))
         return
     for name, value in found.items():
         text = f"{value:.6f}" if isinstance(value, float) else str(value)
@@ -603,11 +603,11 @@ def run(arguments: list[str]) -> int:
     process.keep_compiled(cache.folder() / "compiled")
     try:
         if flags.verb in ("show", "report", "diagnose", "compile") and flags.workdir:
-            from rnnlab.run import runfolder
+            from rnnlab.run.folder import no_links
 
             folder = Path(flags.workdir)
             inner = (p for p in folder.glob("*/") if p.name != "checkpoints")
-            runfolder.no_links([folder, *inner])
+            no_links([folder, *inner])
         if flags.verb == "train":
             run_train(flags, changes)
         elif flags.verb == "sweep":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rnnlab.run import config as configuration
+from rnnlab.run.limits import validate
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rnnlab"
@@ -176,7 +177,7 @@ def base_of(task):
 @every_experiment
 def test_an_experiment_differs_from_the_default_in_values_alone(name, load):
     config, default = load(name), load("default")
-    configuration.validate(config)
+    validate(config)
     own = configuration.flat(config)
     parts = ("data", "eval", "sample", "encoder", "decoder")
     of_task = [key for key in own if key.partition(".")[0] in parts]

@@ -1,6 +1,5 @@
 """The gradient flow of the members of a sweep side by side: at initialisation, and trained."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from rnnlab.diagnose import diagnostics
 from rnnlab.diagnose import report as diagnose
 from rnnlab.diagnose.subject import Subject
 from rnnlab.errors import UsageError
+from rnnlab.run.files import write_file
 from rnnlab.sweep import members, report
 
 
@@ -128,9 +128,8 @@ def write(
         "rows and seeds. Grey: a^k, what a linear recurrence with the factor a does.",
         "",
     ]
-    part, path = out / ".diagnosis.md.part", out / "diagnosis.md"
-    part.write_text("\n".join(lines), encoding="utf-8")
-    os.replace(part, path)
+    path = out / "diagnosis.md"
+    write_file(path, "\n".join(lines))
     for sentence in told:
         say(f"  {sentence}")
     return path

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from rnnlab.diagnose.diagnostics import FADED, Clipping, Flow, Share, Truncation
 from rnnlab.recurrence.saturation import BEYOND, Saturation
-from rnnlab.run.plots import BLUE, COLOURS, GREY, MARKERS, ORANGE, columns, plain, save
+from rnnlab.run.figure import BLUE, COLOURS, GREY, MARKERS, ORANGE, columns, plain, save
 
 FLOOR = 1e-30  # below it a curve on a logarithmic axis ends
 

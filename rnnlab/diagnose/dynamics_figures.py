@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from rnnlab.diagnose.dynamics import Lyapunov, Spectra
 from rnnlab.diagnose.fixed_points import FixedPoints
 from rnnlab.diagnose.initialisation import Curve, Scan
-from rnnlab.run.plots import BLUE, COLOURS, GREY, MARKERS, ORANGE, plain, save
+from rnnlab.run.figure import BLUE, COLOURS, GREY, MARKERS, ORANGE, plain, save
 
 LEGEND: dict[str, Any] = {"fontsize": 8, "framealpha": 0.85, "edgecolor": "none"}
 KINDS = 7  # shown apart, the others together

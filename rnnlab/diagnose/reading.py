@@ -7,7 +7,6 @@ it, in which the text is coloured by any unit.
 """
 
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +17,10 @@ import numpy as np
 
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.diagnose import labels, page
+from rnnlab.diagnose.context import draw_context
 from rnnlab.diagnose.ranking import Ranking, rank
 from rnnlab.errors import UsageError
-from rnnlab.run import plots
+from rnnlab.run.files import write_file
 from rnnlab.tasks.metrics import tokens as metrics
 from rnnlab.types import Array, Model, Params
 
@@ -120,7 +120,7 @@ def write(
     rankings = rank(seen.values, found, top=top, shifts=shifts, seed=seed)
     kept = memory(net, params, tokens, seen.losses, longest=longest, positions=positions, seed=seed)
     said = sentences(rankings, seen.units, kept, unit=unit)
-    plots.context(kept, Path(folder) / "context.png", title=title, unit=unit)
+    draw_context(kept, Path(folder) / "context.png", title=title, unit=unit)
     begin = _stretch(text, found, shown)
     part = slice(begin, begin + shown)
     columns = _columns(rankings, len(seen.units), units, seed)
@@ -140,9 +140,7 @@ def write(
         figure=(Path(folder) / "context.png").read_bytes(),
         caption=said[-1],
     )
-    writing = Path(folder) / ".reading.html.part"
-    writing.write_text(page.html(made), encoding="utf-8")
-    os.replace(writing, Path(folder) / "reading.html")
+    write_file(Path(folder) / "reading.html", page.html(made))
     return said
 
 

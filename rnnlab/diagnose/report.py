@@ -4,7 +4,6 @@ Of a run at any of its checkpoints, or of a config at initialisation. Every sent
 a number by the rule that the function which makes it states.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from rnnlab.diagnose.layer_sections import LAYER_SECTIONS
 from rnnlab.diagnose.subject import SECTIONS, Section, Subject, check, warm
 from rnnlab.errors import UsageError
-from rnnlab.run import runfolder
+from rnnlab.run.files import read_rows, write_file
 from rnnlab.train import step as stepping
 from rnnlab.train import train
 from rnnlab.train.record import initial
@@ -28,9 +27,9 @@ def of_run(workdir: Path, which: str, window: int, warn: Callable[[str], None]) 
     """The run in `workdir` at its checkpoint `which`; see `train.open_run` for what it raises."""
     run = train.open_run(workdir, which, warn)
     title = f"{workdir.resolve().name}, step {run.meta['step']}"
-    rows = runfolder.read_rows(workdir / "metrics.jsonl")
+    rows = read_rows(workdir / "metrics.jsonl")
     path = workdir / "diagnosis.jsonl"
-    looks = runfolder.read_rows(path) if path.exists() else []
+    looks = read_rows(path) if path.exists() else []
     task = _longer(run.config, run.task, window, workdir)
     return _subject(run.config, task, run.task, run.params, title, True, rows, looks)
 
@@ -99,9 +98,8 @@ def write(subject: Subject, folder: Path, *, say: Callable[[str], None]) -> Path
         say(f"{(part.__doc__ or '').split('.')[0].lower()} ...")
         found = part(subject, folder)
         sections += [] if found is None else [found]
-    path, part = folder / "diagnosis.md", folder / ".diagnosis.md.part"
-    part.write_text(_markdown(subject, sections), encoding="utf-8")
-    os.replace(part, path)
+    path = folder / "diagnosis.md"
+    write_file(path, _markdown(subject, sections))
     for section in sections:
         for sentence in section.sentences:
             say(f"  {sentence}")

@@ -10,15 +10,16 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.errors import UsageError
-from rnnlab.run.runfolder import line
+from rnnlab.run.files import reason
 
 # What else Orbax and TensorStore may mean by a name: patterns, a slash, a scheme, no text at all.
 ODD = re.compile(r"[\[\]*?\\\ud800-\udfff]|:/")
@@ -110,7 +111,7 @@ def _plainly_named(folder: Path) -> Iterator[Path]:
         yield link / folder.name
 
 
-def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the arrays into `folder`, which it makes, each under its name.
 
     Over several processes every one calls this, since Orbax synchronises them, and process 0 writes.
@@ -127,11 +128,11 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         raise
     except Exception as error:  # the leaves are plain arrays by now: what is left is the disk
         code = re.search(r"os_error_code='([0-9]+)'", str(error))
-        told = (int(code[1]), os.strerror(int(code[1]))) if code else (line(error),)
+        told = (int(code[1]), os.strerror(int(code[1]))) if code else (reason(error),)
         raise OSError(*told) from error
 
 
-def read(folder: Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def read_arrays(folder: Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of `folder`, of the names, shapes and dtypes of `like`. Raises what Orbax raises if
     they are not there."""
     wanted = {name: array for name, array in like.items() if array.size}
@@ -139,3 +140,81 @@ def read(folder: Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return like
     with _silence(), _context(), _plainly_named(folder) as place:
         return like | _orbax().load(str(place), wanted)
+
+
+# ---- a tree by its leaves
+#
+# Without a template Orbax would make lists of NamedTuples, and it would hand back arrays committed to
+# the devices they came from.
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    rows = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): leaf for path, leaf in rows}
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _describe(leaf: Any) -> str:
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return f"{dtype}{list(np.shape(leaf))}"
+
+
+def leaf_types(tree: Any) -> dict[str, str]:
+    """The dtype and the shape of every leaf, "float32[3, 4]", by its path in the tree."""
+    return {name: _describe(leaf) for name, leaf in _named(tree).items()}
+
+
+def key_types(tree: Any) -> dict[str, str]:
+    """The implementation of every leaf that is a typed PRNG key, by its path."""
+    keys = {name: leaf for name, leaf in _named(tree).items() if _is_key(leaf)}
+    return {name: str(jax.random.key_impl(key)) for name, key in keys.items()}
+
+
+def host_leaves(tree: Any) -> dict[str, np.ndarray]:
+    """Every leaf as an array of the host, by its path; of a key its data. Raises TypeError for a leaf
+    that is no number."""
+    return {name: _host(name, leaf) for name, leaf in _named(tree).items()}
+
+
+def _host(name: str, leaf: Any) -> np.ndarray:
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    if array.dtype.kind in "OSUMm":
+        raise TypeError(f"the state's leaf {name} is no number: {type(leaf).__name__}")
+    return array
+
+
+def _empty(leaf: Any) -> np.ndarray:
+    """A host array for the content of a template's leaf; its pages are never touched."""
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return np.empty(np.shape(leaf), dtype)
+
+
+def read_leaves(folder: Path, template: Any, lacking: Collection[str]) -> dict[str, np.ndarray]:
+    """The template's leaves as host arrays, by name; those that are `lacking` are 0."""
+    like = {name: _empty(leaf) for name, leaf in _named(template).items()}
+    known = {name: array for name, array in like.items() if name not in lacking}
+    return {name: np.zeros_like(like[name]) for name in lacking} | read_arrays(folder, known)
+
+
+def tree_of_leaves(template: Any, arrays: dict[str, np.ndarray], keys: dict[str, str]) -> Any:
+    """The template's tree of the host arrays, every leaf of the template's kind."""
+
+    def leaf(name: str, like: Any) -> Any:
+        array = arrays[name]
+        if name in keys:
+            return jax.random.wrap_key_data(jnp.array(array), impl=keys[name])
+        if isinstance(like, np.ndarray):
+            return array
+        if isinstance(like, np.generic):
+            return array[()]
+        if isinstance(like, bool | int | float | complex):
+            return array.item()
+        return jnp.array(array)  # a copy, so that a step to which it is donated can reuse it
+
+    leaves = [leaf(name, like) for name, like in _named(template).items()]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)

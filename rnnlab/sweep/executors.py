@@ -16,9 +16,12 @@ from pathlib import Path
 import jax
 
 from rnnlab.errors import DivergedError, Interrupted, UsageError
-from rnnlab.run import checkpoint, machine, runfolder
+from rnnlab.run import checkpoint, machine, signals
 from rnnlab.run import config as configuration
 from rnnlab.run.display import Display, clock
+from rnnlab.run.files import read_rows, write_json
+from rnnlab.run.folder import lock
+from rnnlab.run.signals import Received
 from rnnlab.sweep import population, slurm
 from rnnlab.sweep.members import (
     LAUNCHER,
@@ -74,7 +77,7 @@ def run(
     if executor == "slurm":
         slurm.check(asked)
     checked = groups(members) if members is not None else groups(opened(folder).members)
-    with runfolder.lock(folder):
+    with lock(folder):
         task = checked[0].tasks[0]
         sweep = prepare(folder, members, unit=task.unit, halving=halving, measure=task.measure)
         if sweep.halving and executor != "vmap":
@@ -85,7 +88,7 @@ def run(
             return _local(sweep, left, asked.jobs or machine.cores(), say)
         if executor == "slurm":
             return slurm.run(sweep, left, asked, say)
-        with runfolder.signals() as caught:
+        with signals.deferred() as caught:
             for rung in rungs(sweep):
                 for group in checked:
                     with memory.told(group.members[0].config):
@@ -138,7 +141,7 @@ def _halve(sweep: Sweep, rung: int, say: Callable[[str], None]) -> None:
     reached: dict[str, float] = {}
     for member in sweep.members:
         path = sweep.path(member) / "metrics.jsonl"
-        for row in runfolder.read_rows(path) if path.exists() else []:
+        for row in read_rows(path) if path.exists() else []:
             if row["split"] == "valid" and row["step"] == rung:
                 reached[member.name] = float(row["loss"])
     # NaN has no place in an order: what is not finite comes last.
@@ -149,7 +152,7 @@ def _halve(sweep: Sweep, rung: int, say: Callable[[str], None]) -> None:
         if member.name in reached and member.name not in best and summary(sweep, member) is None:
             path = sweep.path(member) / "summary.json"
             found = {"valid_loss": reached[member.name], "valid_step": rung, "steps": rung}
-            runfolder.write_json(path, found | {"stopped_at": rung})
+            write_json(path, found | {"stopped_at": rung})
             stopped += 1
     if stopped:
         say(f"step {rung}: {len(best)} of {len(order)} members go on, the best {order[0]}")
@@ -163,7 +166,7 @@ def _vmapped(
     group: Group,
     until: int,
     say: Callable[[str], None],
-    caught: runfolder.Received,
+    caught: Received,
 ) -> None:
     """Train a group to a step, in as many programs one after another as memory asks for."""
     members, size = group.members, len(group.members)
@@ -220,7 +223,7 @@ def _population(
     display = Display(config.train.steps, task.unit, measure=task.measure)
     with contextlib.ExitStack() as stack:
         for path in paths:
-            stack.enter_context(runfolder.lock(path))
+            stack.enter_context(lock(path))
         stack.enter_context(display)
         start = _common(open_, display)
         records: list[Record | None] = []
@@ -324,7 +327,7 @@ def _local(sweep: Sweep, left: Sequence[Member], jobs: int, say: Callable[[str],
             finally:
                 running.pop(member.name, None)
 
-    with runfolder.signals() as caught, ThreadPoolExecutor(jobs) as pool:
+    with signals.deferred() as caught, ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(one, member) for member in left}
         told = False
         done = 0

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from rnnlab.run.plots import BLUE, COLOURS, GREY, MARKERS, ORANGE, columns, plain, save
+from rnnlab.run.figure import BLUE, COLOURS, GREY, MARKERS, ORANGE, columns, plain, save
 from rnnlab.sweep import solved
 
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
-from rnnlab.run import runfolder
 from rnnlab.run.display import warn
+from rnnlab.run.files import read_json, write_json
 from rnnlab.sweep import population
 from rnnlab.train import train
 from rnnlab.types import Config, Task
@@ -160,13 +160,13 @@ def prepare(
         rows = [{"name": m.name, "changes": configuration.to_json(m.changes)} for m in members]
         for member in members:
             (folder / "members" / member.name).mkdir(parents=True, exist_ok=True)
-            runfolder.write_json(
+            write_json(
                 folder / "members" / member.name / "config.json",
                 configuration.to_json(member.config),
             )
         said = {"unit": unit, "measure": measure, "halving": halving or 0}
         facts = {"command": list(sys.argv), **said, "config": base}
-        runfolder.write_json(path, {**facts, "members": rows})
+        write_json(path, {**facts, "members": rows})
         return Sweep(folder, members, unit, halving or 0, measure)
     kept = opened(folder)
     if halving is not None and halving != kept.halving:
@@ -189,7 +189,7 @@ def _agree(path: Path, members: tuple[Member, ...]) -> bool:
     """Whether the sweep.json at `path` is damaged, and these are its members as far as they go: then
     it can be written anew. Raises UsageError if they are not."""
     try:
-        runfolder.read_json(path)
+        read_json(path)
         return False
     except UsageError as error:
         for member in members:
@@ -205,7 +205,7 @@ def opened(folder: Path) -> Sweep:
     path = folder / "sweep.json"
     if not path.exists():
         raise UsageError(f"{folder} holds no sweep: there is no sweep.json in it")
-    members, kept = [], runfolder.read_json(path)
+    members, kept = [], read_json(path)
     for row in kept["members"]:
         config = train.mended_config(folder / "members" / row["name"], warn)
         if config is None:
@@ -221,7 +221,7 @@ def summary(sweep: Sweep, member: Member) -> dict[str, Any] | None:
     path = sweep.path(member) / "summary.json"
     if not path.exists():
         return None
-    found = runfolder.read_json(path)
+    found = read_json(path)
     ended = found.keys() & {"diverged_at", "stopped_at"}
     return found if ended or found["steps"] >= member.config.train.steps else None
 

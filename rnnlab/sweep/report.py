@@ -5,8 +5,8 @@ else the first key with numbers. The seed gives repetitions; each combination of
 """
 
 import csv
+import io
 import math
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from scipy import stats
 
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
-from rnnlab.run import runfolder
+from rnnlab.run.files import read_rows, write_file
 from rnnlab.sweep import figures, solved
 from rnnlab.sweep import members as sweep
 
@@ -86,7 +86,7 @@ def results(folder: Path) -> list[Result]:
     for member in opened.members:
         summary = sweep.summary(opened, member)
         path = opened.path(member) / "metrics.jsonl"
-        rows = runfolder.read_rows(path) if path.exists() else []
+        rows = read_rows(path) if path.exists() else []
         words = ("diverged", "stopped")
         ended = next((word for word in words if f"{word}_at" in (summary or {})), "done")
         state = "open" if summary is None else ended
@@ -295,9 +295,7 @@ def write(folder: Path) -> str:
         figures.beyond(lines, folder / "lengths.png", axis=axis)
         drawn.append(("lengths.png", "Error on longer sequences than those of training"))
     text = _markdown(folder, found, axis, lines, comparisons, drawn, config, opened)
-    part = folder / ".report.md.part"
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, folder / "report.md")
+    write_file(folder / "report.md", text)
     said = [
         f"{line.label}: {' '.join(sentences(line, axis, comparison))}"
         for line, comparison in zip(lines, comparisons, strict=True)
@@ -308,8 +306,7 @@ def write(folder: Path) -> str:
 
 def _csv(path: Path, found: Sequence[Result]) -> None:
     keys = list(dict.fromkeys(key for result in found for key in result.settings))
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         columns = ["valid_loss", "valid_step", "final_valid_loss", "steps", "diverged_at"]
         writer.writerow(["member", *keys, "state", *columns, "clipped", "grad_norm_median"])
@@ -325,7 +322,7 @@ def _csv(path: Path, found: Sequence[Result]) -> None:
                     statistics.median(row["grad_norm"] for row in train) if train else "",
                 ]
             )
-    os.replace(part, path)
+        write_file(path, file.getvalue())
 
 
 def _markdown(

@@ -21,8 +21,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rnnlab.errors import Interrupted, UsageError
-from rnnlab.run import runfolder
+from rnnlab.run import signals
 from rnnlab.run.display import clock
+from rnnlab.run.files import read_json, write_json
+from rnnlab.run.signals import Received
 from rnnlab.sweep import slurm_task
 from rnnlab.sweep.members import LAUNCHER, Member, Sweep, last_line, summary, told_of
 
@@ -78,7 +80,7 @@ def run(sweep: Sweep, left: Sequence[Member], options: Options, say: Callable[[s
     if not left:
         return 0
     waiting = {member.name: member for member in left}
-    with runfolder.signals() as caught:
+    with signals.deferred() as caught:
         places = {name: p for name, p in _submitted(sweep).items() if name in waiting}
         found = _states(places.values()) if places else {}
         if found is None:
@@ -98,7 +100,7 @@ def _submitted(sweep: Sweep) -> dict[str, Place]:
     """Where the newest job of each member is, of those that ever had one."""
     places = {}
     for path in sorted((sweep.folder / "slurm").glob("*/array.json")):
-        for index, name in enumerate(runfolder.read_json(path)["members"]):
+        for index, name in enumerate(read_json(path)["members"]):
             places[name] = Place(path.parent.name, index)
     return places
 
@@ -130,7 +132,7 @@ def _submit(sweep: Sweep, members: Sequence[Member], options: Options) -> tuple[
     name = f"{number:04d}-rnnlab-{secrets.token_hex(4)}"
     folder = (sweep.folder / "slurm" / name).absolute()
     folder.mkdir(parents=True)
-    runfolder.write_json(folder / "array.json", {"members": [m.name for m in members]})
+    write_json(folder / "array.json", {"members": [m.name for m in members]})
     several = (options.nodes or 1) > 1
     executor = submitit.SlurmExecutor(folder)
     executor.update_parameters(
@@ -175,7 +177,7 @@ def _wait(
     sweep: Sweep,
     waiting: dict[str, Member],
     places: dict[str, Place],
-    caught: runfolder.Received,
+    caught: Received,
     say: Callable[[str], None],
 ) -> int:
     """Tell of each member as it ends; how many have failed."""

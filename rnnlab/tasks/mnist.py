@@ -25,7 +25,7 @@ import numpy as np
 
 from rnnlab.data import cache, draws
 from rnnlab.errors import UsageError
-from rnnlab.run import runfolder
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
 from rnnlab.types import About, Config, Task
 
@@ -125,7 +125,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     """
     chosen = sequences.options(config, path="", permuted=False, pool=1, valid=5000)
     found = load(chosen["path"])
-    runfolder.unchanged(kept, "images", found.source, found.sha256)
+    unchanged(kept, "images", found.source, found.sha256)
     width = found.train[0].shape[2] // max(chosen["pool"], 1)
 
     pixels, labels = _train_pixels(chosen["path"], chosen["pool"]), found.train[1]

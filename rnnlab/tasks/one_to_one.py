@@ -25,7 +25,7 @@ import numpy as np
 
 from rnnlab.data import cache, draws
 from rnnlab.errors import UsageError
-from rnnlab.run import runfolder
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
 from rnnlab.types import About, Config, Task
 
@@ -126,7 +126,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
 
 def _of_table(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task:
     table = read(chosen["path"])
-    runfolder.unchanged(kept, "table", chosen["path"], table.sha256)
+    unchanged(kept, "table", chosen["path"], table.sha256)
     count = len(table.numbers)
     shares = {key: chosen[key] for key in ("valid", "test")}
     held = {key: math.ceil(share * count) for key, share in shares.items()}

@@ -17,9 +17,13 @@ import numpy as np
 
 from rnnlab.errors import CheckpointError, DivergedError, RnnlabError, StorageError, UsageError
 from rnnlab.recurrence import taps
-from rnnlab.run import checkpoint, runfolder
+from rnnlab.run import checkpoint
 from rnnlab.run import config as configuration
 from rnnlab.run.display import Display, clock, number
+from rnnlab.run.events import Events
+from rnnlab.run.files import json_row, read_json, read_rows, write_json
+from rnnlab.run.folder import describe, unchanged
+from rnnlab.run.logs import Log
 from rnnlab.train import optim, parallel, watch
 from rnnlab.train import step as stepping
 from rnnlab.types import Config, Params, Task
@@ -55,12 +59,12 @@ def heal(workdir: Path, warn: Callable[[str], None]) -> None:
     held = {path.name for path in (workdir / "checkpoints").glob("*/files/*.json")}
     for name in sorted({path.name for path in workdir.glob("[!.]*.json")} | held):
         try:
-            runfolder.read_json(workdir / name)
+            read_json(workdir / name)
         except UsageError as error:
             if copies is None:
                 copies = checkpoint.copies(workdir / "checkpoints")
             if name in copies:
-                runfolder.write_json(workdir / name, runfolder.read_json(copies[name]))
+                write_json(workdir / name, read_json(copies[name]))
                 step = int(copies[name].parent.parent.name)
                 warn(f"{error}: it is put back as it was at step {step}")
             elif name == SUMMARY:
@@ -121,7 +125,7 @@ class Record:
         self.quantities = stepping.quantities(self._state)
         self.skipped = int(self._state.skips["count"])
         self.logged_at, self.logged_time = self.start, time.monotonic()
-        self.files, self.logs = contextlib.ExitStack(), dict[str, runfolder.Log]()
+        self.files, self.logs = contextlib.ExitStack(), dict[str, Log]()
         with all_told():
             if self.primary:
                 heal(workdir, display.warn)
@@ -154,19 +158,19 @@ class Record:
     def _describe(self, overrides: list[str], resumed: bool) -> None:
         path = self.workdir / "run.json"
         facts = self.task.facts()
-        described = runfolder.describe(overrides=overrides) | {"split": self.split}
+        described = describe(overrides=overrides) | {"split": self.split}
         if resumed and path.exists():
-            run = runfolder.read_json(path)
-            runfolder.unchanged(self.workdir, "data", facts.get("source"), facts.get("sha256"))
+            run = read_json(path)
+            unchanged(self.workdir, "data", facts.get("source"), facts.get("sha256"))
             before = run.get("resumed", [])
             run["resumptions"] = run.get("resumptions", len(before)) + 1
             run["resumed"] = [*before, {"step": self.start, **described}][-RESUMPTIONS:]
         else:
             count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
             run = {**described, "data": facts, "parameters": count}
-        runfolder.write_json(self.workdir / "config.json", configuration.to_json(self.config))
+        write_json(self.workdir / "config.json", configuration.to_json(self.config))
         self.task.keep(self.workdir)
-        runfolder.write_json(path, run)
+        write_json(path, run)
 
     def _open(self, meta: dict[str, Any] | None) -> None:
         extra, warn = meta["extra"] if meta else {}, self.display.warn
@@ -178,7 +182,7 @@ class Record:
             path = self.workdir / file
             if name == "diagnosis" and not (self.config.diagnose.every or path.exists()):
                 continue
-            log = self.logs[name] = self.files.enter_context(runfolder.Log(path))
+            log = self.logs[name] = self.files.enter_context(Log(path))
             # Without a checkpoint, rows of an earlier start belong to steps that are done again.
             log.truncate(
                 extra.get(f"{name}_bytes", 0),
@@ -187,7 +191,7 @@ class Record:
                 copy=copies.get(file),
             )
         step = self.start + 1 if meta else None
-        self.events = self.files.enter_context(runfolder.Events(self.workdir, purge_step=step))
+        self.events = self.files.enter_context(Events(self.workdir, purge_step=step))
 
     def __enter__(self) -> "Record":
         return self
@@ -210,9 +214,9 @@ class Record:
         seconds = round(time.monotonic() - self.started, 3)
         if self.primary:
             path = self.workdir / "run.json"
-            run = runfolder.read_json(path)
+            run = read_json(path)
             [run, *run.get("resumed", [])][-1]["start_seconds"] = seconds
-            runfolder.write_json(path, run)
+            write_json(path, run)
         self.logged_at, self.logged_time = step, time.monotonic()
 
     def log(self, report: dict[str, float]) -> dict[str, Any]:
@@ -244,7 +248,7 @@ class Record:
     def _write(self, row: dict[str, Any]) -> None:
         if not self.primary:
             return
-        self.logs["metrics"].append(runfolder.metrics_row(row))
+        self.logs["metrics"].append(json_row(row))
         self.events.write(row["step"], row["split"], row)
         self.display.row(row)
 
@@ -254,7 +258,7 @@ class Record:
             probe = self.task.probe
             assert probe is not None
             row = watch.row(probe, taps.part_names(probe.net.cell), found)
-            self.logs["diagnosis"].append(runfolder.metrics_row({"step": step, **row}))
+            self.logs["diagnosis"].append(json_row({"step": step, **row}))
 
     def validated(self, step: int, found: dict[str, float]) -> bool:
         """Write what `Task.evaluate` has found; whether it is the best so far."""
@@ -270,15 +274,17 @@ class Record:
         """Draw curves.png of all rows, which are returned."""
         if not self.primary:
             return []
-        from rnnlab.run import plots  # not before the first step: it brings matplotlib
+        from rnnlab.train.curves import (
+            draw_curves,  # not before the first step: it brings matplotlib
+        )
 
         try:
-            rows = runfolder.read_rows(self.workdir / LOGS["metrics"])
+            rows = read_rows(self.workdir / LOGS["metrics"])
         except (
             UsageError
         ) as error:  # this run has written it: the folder has gone, or the disk is at fault
             raise StorageError(str(error)) from error
-        plots.curves(
+        draw_curves(
             rows,
             self.workdir / "curves.png",
             title=self.workdir.name,
@@ -359,7 +365,7 @@ class Record:
             self.save(good, state.replace(fault=jax.tree.map(jnp.zeros_like, state.fault)))
         if self.primary:
             summary = self._summary(good) | {"diverged_at": step}
-            runfolder.write_json(self.workdir / SUMMARY, summary)
+            write_json(self.workdir / SUMMARY, summary)
         kept = f"the last good state, step {self.saved_at}, is kept"
         if self.saved_at < 1:
             kept = "nothing was worth keeping"
@@ -405,9 +411,9 @@ class Record:
         old = self.workdir / SUMMARY
         extra = self.task.finish(params)
         summary = self._summary(step) | extra
-        if old.exists() and runfolder.read_json(old)["steps"] == step:
-            summary["seconds"] = runfolder.read_json(old)["seconds"]  # nothing was left to train
-        runfolder.write_json(old, summary)
+        if old.exists() and read_json(old)["steps"] == step:
+            summary["seconds"] = read_json(old)["seconds"]  # nothing was left to train
+        write_json(old, summary)
         for name, value in extra.items():
             self.display.say(f"{name.replace('_', ' ')}: {value:.4f}")
         said = (

@@ -17,9 +17,12 @@ import numpy as np
 
 from rnnlab import tasks
 from rnnlab.errors import CheckpointError, Interrupted, UsageError
-from rnnlab.run import arrays, checkpoint, runfolder
+from rnnlab.run import arrays, checkpoint, signals
 from rnnlab.run import config as configuration
 from rnnlab.run.display import Display, warn
+from rnnlab.run.files import read_json
+from rnnlab.run.folder import lock
+from rnnlab.run.limits import validate
 from rnnlab.train import memory, optim, parallel
 from rnnlab.train import step as stepping
 from rnnlab.train import watch as seen
@@ -56,7 +59,7 @@ def build(config: Config, kept: Path | None = None) -> tuple[Task, optim.Optimis
 
     Raises UsageError, in one line, for whatever does not fit; nothing is written.
     """
-    configuration.validate(config)
+    validate(config)
     with _fitting(config):
         if kept is None:  # what is only read from may have been trained on a larger machine
             memory.check_rows(config)
@@ -166,7 +169,7 @@ def mended_config(workdir: Path, warn: Callable[[str], None]) -> Config | None:
             raise
         found = None
     if found is None and copied:
-        with runfolder.lock(workdir):
+        with lock(workdir):
             heal(workdir, warn)
         found = saved_config(workdir)
     return found
@@ -178,7 +181,7 @@ def saved_config(workdir: Path) -> Config | None:
     if not path.exists():
         return None
     try:
-        saved = runfolder.read_json(path)
+        saved = read_json(path)
     except UsageError as error:
         raise UsageError(
             f"{error}; python launch.py train --workdir={workdir} puts it back from a checkpoint"
@@ -445,7 +448,7 @@ def train(
     task, optimiser = build(settings)
     steps = settings.train.steps
     display = Display(steps, task.unit, quiet=not primary, measure=task.measure)
-    with runfolder.signals() as caught, memory.told(settings):
+    with signals.deferred() as caught, memory.told(settings):
         crew = Single(settings, task, optimiser, lambda: caught.received)
         memory.check(settings, task, optimiser, crew.split.devices)
         with (
@@ -492,5 +495,5 @@ def _held(workdir: Path, primary: bool) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with all_told():
             if primary:
-                stack.enter_context(runfolder.lock(workdir))
+                stack.enter_context(lock(workdir))
         yield

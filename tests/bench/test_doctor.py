@@ -96,7 +96,7 @@ def test_a_wrong_gradient_of_the_fast_path_alone(monkeypatch):
 
 
 def test_a_flipped_bit_that_goes_unnoticed(monkeypatch):
-    monkeypatch.setattr(checkpoint, "_fault", lambda folder: "")
+    monkeypatch.setattr(checkpoint, "fault_of", lambda folder: "")
     assert doctor.checkpoints() == ("", "a flipped bit of a checkpoint went unnoticed")
 
 

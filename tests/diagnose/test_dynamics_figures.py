@@ -10,7 +10,7 @@ from rnnlab.diagnose import fixed_points
 from rnnlab.diagnose.dynamics import Lyapunov, Spectra
 from rnnlab.diagnose.fixed_points import FixedPoints, Line
 from rnnlab.diagnose.initialisation import Curve, Scan
-from rnnlab.run import plots
+from rnnlab.run.figure import BLUE, COLOURS, GREY, ORANGE
 
 
 def spectra(rows=2, time=30, size=5, scale=0.9, first=0) -> Spectra:
@@ -124,12 +124,12 @@ USUAL = {
     "initialisation": (scan(), curves()),
 }
 COLOURS = {
-    "jacobians": (plots.BLUE, plots.ORANGE, plots.GREY),
-    "products": plots.COLOURS[:2],
-    "lyapunov": (plots.BLUE, plots.ORANGE),
-    "eigenvalues": plots.COLOURS[:2],
-    "portrait": plots.COLOURS[:2],
-    "initialisation": plots.COLOURS[:3],
+    "jacobians": (BLUE, ORANGE, GREY),
+    "products": COLOURS[:2],
+    "lyapunov": (BLUE, ORANGE),
+    "eigenvalues": COLOURS[:2],
+    "portrait": COLOURS[:2],
+    "initialisation": COLOURS[:3],
 }
 
 

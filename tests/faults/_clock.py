@@ -10,7 +10,7 @@ import itertools
 import sys
 import time
 
-from rnnlab.run import runfolder
+from rnnlab.run import folder
 
 LOOKS = itertools.count()
 real = time.time
@@ -27,7 +27,7 @@ class Jumping(datetime.datetime):
 
 
 time.time = jumping
-runfolder.datetime = Jumping
+folder.datetime = Jumping
 
 if __name__ == "__main__":
     import launch

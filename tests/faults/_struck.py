@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.errors import DivergedError, Interrupted
-from rnnlab.run import checkpoint, runfolder
+from rnnlab.run import checkpoint
 from rnnlab.run import config as configuration
 from rnnlab.run.display import Display
+from rnnlab.run.files import read_json, read_rows
 from rnnlab.sweep import population
 from rnnlab.train import step as stepping
 from rnnlab.train import train
@@ -144,7 +145,7 @@ class Quiet(Record):
         super().__init__(config, workdir, *rest, **options)
 
     def draw(self):
-        return runfolder.read_rows(self.workdir / "metrics.jsonl")
+        return read_rows(self.workdir / "metrics.jsonl")
 
     def save(self, step, state):
         self.saves.append(step)
@@ -268,7 +269,7 @@ class Bench:
             return wrong
         if rows(workdir) != [row for row in self.rows if row["step"] < step]:
             return f"the rows are not those before step {step}"
-        summary = runfolder.read_json(workdir / "summary.json")
+        summary = read_json(workdir / "summary.json")
         if (summary["diverged_at"], summary["steps"]) != (step, step - 1):
             return f"summary.json says {summary}"
         if (found := self.newest(workdir))[0] != kept:
@@ -326,7 +327,7 @@ class Bench:
                 return f"the row of step {row['step']} has another loss"
             if row["skipped"] != sum(s <= row["step"] for s in steps):
                 return f"the row of step {row['step']} has another count of skipped steps"
-        if runfolder.read_json(workdir / "summary.json")["skipped"] != len(steps):
+        if read_json(workdir / "summary.json")["skipped"] != len(steps):
             return "summary.json has another count of skipped steps"
         return ""
 
@@ -356,7 +357,7 @@ class Bench:
         other = [k for k in state if state[k] != at[last - 1][k] and not k.startswith(".skips")]
         if step != last - 1 or other:
             return f"step {step} is kept, with another {other}"
-        summary = runfolder.read_json(workdir / "summary.json")
+        summary = read_json(workdir / "summary.json")
         if (summary["diverged_at"], summary["skipped"]) != (last, len(steps) - 1):
             return f"summary.json says {summary}"
         return ""
@@ -441,7 +442,7 @@ def members(lab: Lab, many: int) -> Tally:
             if other:
                 problem = f"member {i}, struck at {hits[i]}: another {other}"
         summary = workdir / "2" / "summary.json"
-        if not summary.exists() or runfolder.read_json(summary)["diverged_at"] != hits[2][-1]:
+        if not summary.exists() or read_json(summary)["diverged_at"] != hits[2][-1]:
             problem = problem or f"member 2 did not stop at {hits[2][-1]}"
         row.count("each by itself", problem)
     return row

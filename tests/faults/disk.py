@@ -32,7 +32,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from rnnlab.run import checkpoint, runfolder
+from rnnlab.run import checkpoint
+from rnnlab.run.files import read_rows
 from tests.faults.lab import ROOT, Done, Lab, Tally, differences
 
 SHORT = 0.02
@@ -323,7 +324,7 @@ def clock(lab: Lab, share: float) -> Tally:
         done = lab.run("train", *lab.flags(workdir), program=program)
         problem = as_if_nothing(lab, workdir, done)
         if not problem:
-            rows = runfolder.read_rows(workdir / "metrics.jsonl")
+            rows = read_rows(workdir / "metrics.jsonl")
             spent = [row["seconds"] for row in rows]
             rates = [row["chars_per_second"] for row in rows if "chars_per_second" in row]
             if spent != sorted(spent) or spent[0] < 0 or spent[-1] > 600:

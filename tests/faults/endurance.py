@@ -32,7 +32,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rnnlab.run import checkpoint, runfolder
+from rnnlab.run import checkpoint
+from rnnlab.run.files import read_rows
 from tests.faults.lab import ROOT, SMALL, Lab, Tally
 
 SHORT = 0.02
@@ -93,7 +94,7 @@ def long_run(lab: Lab, share: float) -> Tally:
         [look for look in looks if low * steps <= look.step < high * steps]
         for low, high in ((0.25, 0.5), (0.75, 1.0))
     )
-    rows = runfolder.read_rows(workdir / "metrics.jsonl")
+    rows = read_rows(workdir / "metrics.jsonl")
     found = verdicts(middle, end, steps >= 5000) | sizes(workdir, len(rows))
     for name, (told, problem) in found.items():
         row.count(f"{name}: {told}", f"{name}: {told}" if problem else "")

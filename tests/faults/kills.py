@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rnnlab.errors import UsageError
-from rnnlab.run import checkpoint, runfolder
+from rnnlab.run import checkpoint
+from rnnlab.run.files import read_json
 from tests.faults import lab as laboratory
 from tests.faults._child import PHASES, SIZE, Board
 from tests.faults.lab import ROOT, SMALL, Lab, Tally
@@ -101,7 +102,7 @@ def state(runs: tuple[Path, ...]) -> tuple[int, list[str]]:
                 wrong.append(f"{run.name}: checkpoint {step}: {fault}")
         for path in run.glob("[!.]*.json"):
             try:
-                runfolder.read_json(path)
+                read_json(path)
             except UsageError as error:
                 wrong.append(str(error))
     return max(set.intersection(*there), default=0), wrong

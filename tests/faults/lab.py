@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from rnnlab.errors import CheckpointError
-from rnnlab.run import checkpoint, config, runfolder
+from rnnlab.run import checkpoint, config
+from rnnlab.run.files import read_json, read_rows
 from rnnlab.train import train
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -171,14 +172,14 @@ class Lab:
 
 def rows(workdir: Path) -> list[dict]:
     """The rows of a run without its times."""
-    found = runfolder.read_rows(workdir / "metrics.jsonl")
+    found = read_rows(workdir / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k not in TIMES} for row in found]
 
 
 def leaves(workdir: Path) -> dict[str, bytes]:
     """Every leaf of the newest state - parameters, average, optimiser, carried state, key, tally - as
     bytes, by its path."""
-    settings = config.from_json(runfolder.read_json(workdir / "config.json"))
+    settings = config.from_json(read_json(workdir / "config.json"))
     task, optimiser = train.build(settings, kept=workdir)
     template = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
 
@@ -210,5 +211,5 @@ def differences(one: Path, other: Path) -> list[str]:
     except CheckpointError as error:
         return [*found, str(error)]
     found += [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
-    best = [runfolder.read_json(w / "summary.json")["valid_loss"] for w in (one, other)]
+    best = [read_json(w / "summary.json")["valid_loss"] for w in (one, other)]
     return found + (["summary.json"] if best[0] != best[1] else [])

@@ -205,9 +205,9 @@ def links(lab: Lab, share: float) -> Iterator[Tally]:
             "curves.png",
         ),
         *(
-            ".curves.png.part",
+            ".curves.png.writing",
             "tensorboard/events.out.tfevents.000001",
-            "diagnosis/.diagnosis.md.part",
+            "diagnosis/.diagnosis.md.writing",
         ),
         *(
             "diagnosis/diagnosis.md",

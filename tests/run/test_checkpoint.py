@@ -27,8 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rnnlab.errors import CheckpointError, StorageError, UsageError
-from rnnlab.run import arrays as serialise
-from rnnlab.run import checkpoint
+from rnnlab.run import arrays, checkpoint
 
 FINGERPRINT = {"model": {"hidden": 4, "layers": [4, 4]}, "vocabulary": "abc"}
 
@@ -513,9 +512,9 @@ def fail_at(monkeypatch, count, error):
     patch(os, "rename", lambda path: None)
     patch(os, "mkdir", lambda path: None)
     patch(shutil, "rmtree", lambda path: next(Path(path).rglob("*.*")).unlink())
-    patch(json, "dump", lambda tree: None)
-    patch(checkpoint, "_sync", lambda path: None)
-    patch(checkpoint, "_sync_and_hash", lambda path: None)
+    patch(os, "replace", lambda path: None)
+    patch(checkpoint, "sync", lambda path: None)
+    patch(checkpoint, "sync_and_hash", lambda path: None)
     return lambda: bool(failed)
 
 
@@ -531,8 +530,8 @@ def quick(monkeypatch):
         with np.load(folder / "arrays.npz") as arrays:
             return dict(arrays)
 
-    monkeypatch.setattr(serialise, "write", write)
-    monkeypatch.setattr(serialise, "read", read)
+    monkeypatch.setattr(arrays, "write_arrays", write)
+    monkeypatch.setattr(arrays, "read_arrays", read)
 
 
 def sweep(tmp_path, monkeypatch, error, expected, step):
@@ -571,7 +570,7 @@ def test_any_name_of_a_folder_is_itself(tmp_path, name):
 
 
 def test_what_does_not_come_to_its_place_is_no_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(serialise, "write", lambda folder, arrays: folder.mkdir())
+    monkeypatch.setattr(arrays, "write_arrays", lambda folder, arrays: folder.mkdir())
     with pytest.raises(StorageError, match="the arrays were not written there"):
         save(tmp_path / "checkpoints", 1)
     assert checkpoint.steps(tmp_path / "checkpoints") == []
@@ -595,7 +594,7 @@ def test_a_folder_that_goes_in_a_save_stays_away(tmp_path, monkeypatch):
         time.sleep(0.05)
         raise OSError(errno.ENOENT, "a file has gone")
 
-    monkeypatch.setattr(serialise, "write", write)
+    monkeypatch.setattr(arrays, "write_arrays", write)
     with pytest.raises(StorageError, match="it was removed or moved meanwhile"):
         save(root, 1)
     threads[0].join()
@@ -618,7 +617,7 @@ def test_a_save_that_failed_is_told_once(tmp_path, monkeypatch, caplog):
     def save_nothing(*_):
         raise ValueError("RESOURCE_EXHAUSTED: Error opening [os_error_code='24']")
 
-    monkeypatch.setattr(serialise._orbax(), "save", save_nothing)
+    monkeypatch.setattr(arrays._orbax(), "save", save_nothing)
     with pytest.raises(StorageError, match="Too many open files"):
         save(tmp_path / "checkpoints", 1)
     logger = logging.getLogger("absl")
@@ -630,32 +629,32 @@ def test_a_save_that_failed_is_told_once(tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize("step", [None, "best"])
 def test_what_goes_away_while_it_is_read_is_no_fault(tmp_path, monkeypatch, quick, step):
     """As when a run that trains makes place for its next checkpoint."""
-    root, read = tmp_path / "checkpoints", serialise.read
+    root, read = tmp_path / "checkpoints", arrays.read_arrays
     save(root, 1, small(10), metric=1.0)
 
     def overtaken(folder, like):
-        monkeypatch.setattr(serialise, "read", read)
+        monkeypatch.setattr(arrays, "read_arrays", read)
         save(root, 2, small(20), metric=0.5, keep=1)
         assert not folder.exists()
         return read(folder, like)
 
-    monkeypatch.setattr(serialise, "read", overtaken)
+    monkeypatch.setattr(arrays, "read_arrays", overtaken)
     state, meta, warnings = restore(root, step=step)
     assert (int(state["step"]), meta["step"], warnings) == (20, 2, [])
 
 
 def test_one_that_is_damaged_is_named_once_though_another_goes_away(tmp_path, monkeypatch, quick):
-    root, read = tmp_path / "checkpoints", serialise.read
+    root, read = tmp_path / "checkpoints", arrays.read_arrays
     for step in (1, 2, 3):
         save(root, step)
     (root / "00000003" / "meta.json").unlink()
 
     def gone(folder, like):
-        monkeypatch.setattr(serialise, "read", read)
+        monkeypatch.setattr(arrays, "read_arrays", read)
         shutil.rmtree(folder.parent)
         return read(folder, like)
 
-    monkeypatch.setattr(serialise, "read", gone)
+    monkeypatch.setattr(arrays, "read_arrays", gone)
     state, meta, (warning,) = restore(root)
     assert (int(state["step"]), meta["step"]) == (1, 1)
     assert "00000003 is not valid: meta.json is missing" in warning
@@ -730,7 +729,7 @@ def test_what_orbax_cannot_write_is_one_line(tmp_path, monkeypatch, raised, told
         raise ValueError(raised)
 
     save(tmp_path, 1)
-    monkeypatch.setattr(serialise._orbax(), "save", refuse)
+    monkeypatch.setattr(arrays._orbax(), "save", refuse)
     with pytest.raises(StorageError) as error:
         save(tmp_path, 2)
     assert str(error.value) == f"cannot write checkpoint {tmp_path / '00000002'}: {told}"
@@ -748,7 +747,7 @@ SAVER = """
 import sys
 import numpy as np
 from pathlib import Path
-from rnnlab import checkpoint, serialise
+from rnnlab.run import arrays, checkpoint
 
 root, step = Path(sys.argv[1]), int(sys.argv[2])
 while True:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from rnnlab.errors import StorageError, UsageError
-from rnnlab.run import arrays as serialise
-from rnnlab.run import checkpoint
+from rnnlab.run import arrays, checkpoint
 from rnnlab.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,13 +46,13 @@ def test_a_folder_whose_name_is_a_pattern(tmp_path, name):
 def test_other_names_are_as_good_as_letters(tmp_path, monkeypatch, name):
     """Without another name for it, which several processes of one run have not."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    serialise.check_name(tmp_path / name / "checkpoints")
+    arrays.check_name(tmp_path / name / "checkpoints")
     monkeypatch.undo()
     root = tmp_path / name
     root.mkdir()
-    serialise.write(root / "state", TREE)
+    arrays.write_arrays(root / "state", TREE)
     assert [path.name for path in root.iterdir()] == ["state"]
-    back = serialise.read(root / "state", TREE)
+    back = arrays.read_arrays(root / "state", TREE)
     assert all(back[key].tobytes() == TREE[key].tobytes() for key in TREE)
 
 
@@ -87,8 +86,8 @@ def test_a_run_folder_that_goes_during_a_save(tmp_path, monkeypatch, how):
 
     run.mkdir()
     save(run / "checkpoints", 1)
-    real = serialise.write
-    monkeypatch.setattr(serialise, "write", write)
+    real = arrays.write_arrays
+    monkeypatch.setattr(arrays, "write_arrays", write)
     with pytest.raises(StorageError, match="it was removed or moved meanwhile"):
         save(run / "checkpoints", 2)
     if how == "another's":
@@ -104,8 +103,8 @@ FULL = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from rnnlab import checkpoint, serialise
-from rnnlab.types import StorageError
+from rnnlab.run import arrays, checkpoint
+from rnnlab.errors import StorageError
 tree = {f"w{i}": np.zeros(5000, np.float32) for i in range(40)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 for step in range(1, 4):

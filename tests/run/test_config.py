@@ -9,6 +9,7 @@ from ml_collections.config_dict import placeholder
 
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
+from rnnlab.run.limits import validate
 
 BASE = """\
 from ml_collections import ConfigDict
@@ -158,7 +159,7 @@ def test_the_line_is_that_of_the_file_itself():
 
 @pytest.mark.usefixtures("folder")
 def test_an_error_for_the_user_keeps_its_words():
-    text = "from rnnlab.types import UsageError\nraise UsageError('choose a corpus')\n"
+    text = "from rnnlab.errors import UsageError\nraise UsageError('choose a corpus')\n"
     Path("mine.py").write_text(text)
     assert refused(configuration.load, "mine.py", []) == "choose a corpus"
 
@@ -313,34 +314,34 @@ def test_lists_in_a_tuple_are_tuples():
     ],
 )
 def test_validate_refuses(override, told):
-    assert told in refused(configuration.validate, load(override))
+    assert told in refused(validate, load(override))
 
 
 @pytest.mark.usefixtures("folder")
 def test_validate():
-    configuration.validate(load())
-    configuration.validate(load("seed=4294967295", "optim.clip_norm=inf"))
-    configuration.validate(load("cell.gate_bias=3.4e38", "optim.learning_rate=1.2e-38"))
+    validate(load())
+    validate(load("seed=4294967295", "optim.clip_norm=inf"))
+    validate(load("cell.gate_bias=3.4e38", "optim.learning_rate=1.2e-38"))
     config = load()
     config.name = "a\0b"
-    assert "'name' has a NUL character" in refused(configuration.validate, config)
+    assert "'name' has a NUL character" in refused(validate, config)
     homeless = ConfigDict({**load().to_dict(), "path": "~nobody-of-that-name/x"})
-    assert "no home folder ~nobody-of-that-name" in refused(configuration.validate, homeless)
+    assert "no home folder ~nobody-of-that-name" in refused(validate, homeless)
     homeless.path = "~/x"
-    configuration.validate(homeless)
+    validate(homeless)
     wide = load().unlock()
     wide.cell.hidden = 2**20
-    configuration.validate(wide)
+    validate(wide)
     for hidden in (2**20 + 1, 10**5000):  # the second of which Python does not spell
         wide.cell.hidden = hidden
-        told = refused(configuration.validate, wide)
+        told = refused(validate, wide)
         assert told.startswith("config key 'cell.hidden' must be at most 2^20, got ")
     # A ConfigDict takes it, since bool is a subclass of int.
     config = load()
     config.train.steps = True
-    assert "'train.steps' takes an int, got True" in refused(configuration.validate, config)
+    assert "'train.steps' takes an int, got True" in refused(validate, config)
     # A config that did not start from the one that has every key.
-    assert "'seed' takes an int, got None" in refused(configuration.validate, ConfigDict())
+    assert "'seed' takes an int, got None" in refused(validate, ConfigDict())
 
 
 # JSON

@@ -12,7 +12,7 @@ import pytest
 
 from rnnlab.data import cache
 from rnnlab.errors import UsageError
-from rnnlab.run import runfolder
+from rnnlab.run.folder import lock
 from rnnlab.tasks import mnist
 from rnnlab.tasks.language_model import corpora
 from rnnlab.tasks.translation import task
@@ -183,7 +183,7 @@ def test_no_file_is_written_through_a_link(name, tmp_path):
     other.write_text("mine")
     workdir.mkdir()
     (workdir / name).symlink_to(other)
-    with pytest.raises(UsageError, match="is a link"), runfolder.lock(workdir):
+    with pytest.raises(UsageError, match="is a link"), lock(workdir):
         pass
     assert other.read_text() == "mine"
 
@@ -194,6 +194,6 @@ def test_a_link_to_a_folder_may_be_in_a_run(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
     (tmp_path / "link").symlink_to(tmp_path / "run")
-    with runfolder.lock(tmp_path / "link"):
+    with lock(tmp_path / "link"):
         pass
     shutil.rmtree(tmp_path / "run")

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.image import imread
 from scipy import stats
 
-from rnnlab.run import plots
-from rnnlab.sweep import report
+from rnnlab.run.figure import COLOURS
+from rnnlab.sweep import figures, report
 from rnnlab.sweep.report import Result
 
 INF = float("inf")
@@ -156,9 +156,7 @@ def drawn(path):
     return [(abs(imread(path)[..., :3] - colour).max(-1) < 0.02).sum() for colour in EXACT]
 
 
-EXACT = [
-    np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for colour in plots.COLOURS[:4]
-]
+EXACT = [np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for colour in COLOURS[:4]]
 
 
 def test_figures_of_what_is_done_diverged_and_not_begun(tmp_path):
@@ -169,10 +167,10 @@ def test_figures_of_what_is_done_diverged_and_not_begun(tmp_path):
     unbegun = results(dict.fromkeys(far, (math.nan,)), **{"model.cell": "lstm"})
     found += [r._replace(state="open", rows=[]) for r in unbegun]
     lines = report.lines_of(found, "optim.clip_norm")
-    plots.against(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
-    plots.learning(lines, tmp_path / "learning.png", axis="optim.clip_norm", unit="char")
-    plots.norms(lines, tmp_path / "norms.png", every=4)
-    plots.learning(report.lines_of(found[:1], None), tmp_path / "one.png", axis=None, unit="char")
+    figures.against(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
+    figures.learning(lines, tmp_path / "learning.png", axis="optim.clip_norm", unit="char")
+    figures.norms(lines, tmp_path / "norms.png", every=4)
+    figures.learning(report.lines_of(found[:1], None), tmp_path / "one.png", axis=None, unit="char")
     first, second, *_ = drawn(tmp_path / "against.png")
     assert min(first, second) > 200
 
@@ -184,9 +182,9 @@ def test_many_lines_are_drawn_beside_each_other(tmp_path):
             found += results(SEEDS, **{"optim.reduction": reduction, "model.cell": cell})
     lines = report.lines_of(found, "optim.clip_norm")
     assert lines[0].keys == ("optim.reduction", "model.cell")
-    groups = plots._columns_of(lines)
+    groups = figures._columns_of(lines)
     assert {name: len(group) for name, group in groups.items()} == {"mean": 3, "sum_over_time": 3}
-    assert list(plots._columns_of(lines[:3])) == [""]
-    plots.against(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
+    assert list(figures._columns_of(lines[:3])) == [""]
+    figures.against(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
     height, width, _ = imread(tmp_path / "against.png").shape
     assert width > 1.3 * height

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from rnnlab.run import plots
-from rnnlab.sweep import report, solved
+from rnnlab.sweep import figures, report, solved
 
 
 def member(error, state="done", *, at=None, summary=()):
@@ -93,8 +92,8 @@ def test_the_figures_are_drawn(tmp_path, cells):
         for cell in cells
         for clip in ("no clipping", "clip_norm 1")
     ]
-    plots.success(lines, tmp_path / "success.png", axis="train.window")
-    plots.beyond(lines, tmp_path / "lengths.png", axis="train.window")
+    figures.success(lines, tmp_path / "success.png", axis="train.window")
+    figures.beyond(lines, tmp_path / "lengths.png", axis="train.window")
     for name in ("success.png", "lengths.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 2

@@ -16,8 +16,9 @@ import pytest
 
 import launch
 from rnnlab.errors import Interrupted, UsageError
-from rnnlab.run import checkpoint, config, runfolder
+from rnnlab.run import checkpoint, config
 from rnnlab.run import process as host
+from rnnlab.run.files import read_json, read_rows
 from rnnlab.sweep import executors, population, report, slurm
 from rnnlab.sweep import members as sweep
 from rnnlab.train import train
@@ -110,7 +111,7 @@ def run(path: str | None, folder: Path, **options) -> tuple[int, list[str]]:
 
 
 def rows(workdir: Path) -> list[dict]:
-    found = runfolder.read_rows(workdir / "metrics.jsonl")
+    found = read_rows(workdir / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k not in TIMES} for row in found]
 
 
@@ -137,7 +138,7 @@ def assert_same_sweep(one: Path, other: Path) -> None:
         a, b = one / "members" / name, other / "members" / name
         assert rows(a) == rows(b)
         assert final(a) == final(b)
-        summaries = [runfolder.read_json(w / "summary.json") for w in (a, b)]
+        summaries = [read_json(w / "summary.json") for w in (a, b)]
         for summary in summaries:
             for key in TIMES:
                 summary.pop(key, None)

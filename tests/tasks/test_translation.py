@@ -11,7 +11,7 @@ import launch
 from rnnlab import tasks
 from rnnlab.data import words
 from rnnlab.errors import UsageError
-from rnnlab.run.runfolder import read_json
+from rnnlab.run.files import read_json
 from rnnlab.sweep.population import Population
 from rnnlab.tasks.translation import task
 from rnnlab.tasks.translation.task import SIDES

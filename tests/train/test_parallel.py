@@ -19,8 +19,10 @@ import pytest
 from jax.sharding import AxisType
 
 from rnnlab.errors import UsageError
-from rnnlab.run import checkpoint, config, runfolder
+from rnnlab.run import checkpoint, config
 from rnnlab.run import process as host
+from rnnlab.run.files import read_rows
+from rnnlab.run.folder import lock
 from rnnlab.train import parallel, train
 from rnnlab.train import step as stepping
 
@@ -327,7 +329,7 @@ def pair(text, workdir, *changes):
 
 
 def rows(workdir):
-    return runfolder.read_rows(workdir / "metrics.jsonl")
+    return read_rows(workdir / "metrics.jsonl")
 
 
 CONSTANT = ("optim.schedule=constant", "parallel.devices=0")
@@ -395,6 +397,6 @@ def test_a_signal_to_either_process_stops_both(text, tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_in_use_stops_both(text, tmp_path):
-    with runfolder.lock(tmp_path / "run"):
+    with lock(tmp_path / "run"):
         found = ended(*pair(text, tmp_path / "run", *CONSTANT))
     assert [code for code, _, _ in found] == [6, 2], found

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from rnnlab.errors import DivergedError, InUseError, StorageError, UsageError
-from rnnlab.run import checkpoint, config, runfolder
+from rnnlab.run import checkpoint, config
 from rnnlab.run import process as host
+from rnnlab.run.files import read_json, read_rows, write_json
+from rnnlab.run.folder import lock
 from rnnlab.train import parallel, record, train
 from tests.faults.lab import SMALL, differences, leaves, make_text, rows
 
@@ -80,7 +82,7 @@ def test_a_run_folder_explains_itself(straight, text):
     assert run["parameters"] > 0
     assert run["versions"]["jax"] == jax.__version__
     json.loads((straight / "config.json").read_text())
-    found = runfolder.read_rows(straight / "metrics.jsonl")
+    found = read_rows(straight / "metrics.jsonl")
     logged = [r["step"] for r in found if r["split"] == "train"]
     assert logged == [4, 8, 12, 16, 20, 24, 28]
     assert [r["step"] for r in found if r["split"] == "valid"] == [10, 20, 30]
@@ -230,7 +232,7 @@ def test_keys_too_many_or_too_few_are_one_line(text):
 def test_bytes_are_called_bytes(text, tmp_path):
     workdir = tmp_path / "run"
     train.train(made(text, "data.level=byte", "train.log_every=10"), workdir, [])
-    found = runfolder.read_rows(workdir / "metrics.jsonl")
+    found = read_rows(workdir / "metrics.jsonl")
     assert any("bytes_per_second" in r for r in found)
     assert any("bits_per_byte" in r for r in found)
 
@@ -268,7 +270,7 @@ def test_a_damaged_config_is_named_or_put_back(straight, text, tmp_path, capsys)
     path.write_bytes(content.replace(b'"steps": 30', b'"steps": 31'))
     with pytest.raises(UsageError, match=r"config\.json: it has changed .* puts it back"):
         train.open_run(workdir, "best", print)
-    assert train.mended_config(workdir, print) == config.from_json(runfolder.read_json(path))
+    assert train.mended_config(workdir, print) == config.from_json(read_json(path))
     assert path.read_bytes() == content
     assert "put back as it was at step 30" in capsys.readouterr().out
     path.write_bytes(content.replace(b'"steps": 30', b'"steps": 31'))
@@ -292,7 +294,7 @@ def test_rows_that_have_gone_while_the_run_goes_on_are_the_disks_fault(text, tmp
 
 
 def test_a_folder_in_use_is_refused(straight, text):
-    with runfolder.lock(straight), pytest.raises(InUseError):
+    with lock(straight), pytest.raises(InUseError):
         train.train(None, straight, [])
 
 
@@ -471,7 +473,7 @@ def test_a_damaged_state_is_not_saved(text, tmp_path, monkeypatch):
 
 def without_later_leaves(workdir: Path) -> None:
     """Its checkpoints as an older rnnlab would have written them."""
-    settings = config.from_json(runfolder.read_json(workdir / "config.json"))
+    settings = config.from_json(read_json(workdir / "config.json"))
     task, optimiser = train.build(settings)
     state, root = train.initial(settings, task, optimiser), workdir / "checkpoints"
     for step in checkpoint.steps(root):
@@ -487,7 +489,7 @@ def test_a_run_of_before_there_were_devices_goes_on(straight, text, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(straight, workdir)
     config_file = workdir / "config.json"
-    old = runfolder.read_json(config_file)  # and no checksum
+    old = read_json(config_file)  # and no checksum
     without_later_leaves(workdir)
     del old["parallel"], old["train"]["steps_per_dispatch"], old["train"]["skip_faults"]
     for key in ("path", "keep", "precision"):
@@ -591,12 +593,10 @@ def test_killed_at_random_moments_twenty_times(launched_straight, text, tmp_path
 def test_run_json_describes_the_last_resumptions_and_counts_them_all(straight, tmp_path):
     workdir = shutil.copytree(straight, tmp_path / "run")
     path = workdir / "run.json"
-    run = runfolder.read_json(path)
-    runfolder.write_json(
-        path, run | {"resumed": [{"step": n} for n in range(25)], "resumptions": 25}
-    )
+    run = read_json(path)
+    write_json(path, run | {"resumed": [{"step": n} for n in range(25)], "resumptions": 25})
     train.train(None, workdir, [])
-    run = runfolder.read_json(path)
+    run = read_json(path)
     assert run["resumptions"] == 26
     assert [entry["step"] for entry in run["resumed"]] == [
         *range(6, 25),

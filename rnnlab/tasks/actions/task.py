@@ -11,7 +11,7 @@ import numpy as np
 from rnnlab.data import draws, media, moving
 from rnnlab.errors import UsageError
 from rnnlab.models import encoders
-from rnnlab.run import runfolder
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.actions import clips as ucf
 from rnnlab.tasks.actions import figure
 from rnnlab.tasks.kinds import sequences
@@ -178,7 +178,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     clips = ucf.read(
         chosen["path"], lists, chosen["side"], config.train.window, chosen["valid"], chosen["test"]
     )
-    runfolder.unchanged(kept, "clips", chosen["path"], clips.sha256)
+    unchanged(kept, "clips", chosen["path"], clips.sha256)
     shape = clips.steps[0].shape[1:]
     if len(shape) == 1 and config.data.side is not None:
         raise UsageError(f"{chosen['path']} has no pictures: leave data.side unset")

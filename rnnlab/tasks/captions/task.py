@@ -18,7 +18,7 @@ from rnnlab.data import optional
 from rnnlab.data.draws import EVALUATE, TEST, TRAIN
 from rnnlab.errors import UsageError
 from rnnlab.models import beam, decoder, encoders
-from rnnlab.run import runfolder
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.captions import flickr, gallery, scenes
 from rnnlab.tasks.kinds import examples
 from rnnlab.tasks.kinds.examples import Batch, Examples, Network
@@ -61,7 +61,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     if config.data.name not in known:
         raise UsageError(f"data.name must be one of {', '.join(known)}, not {config.data.name!r}")
     data = known[config.data.name](config)
-    runfolder.unchanged(kept, "data", config.data.path, data.facts.get("sha256"))
+    unchanged(kept, "data", config.data.path, data.facts.get("sha256"))
     network, answers = _networks(config, data)
 
     def answer(params: Params, batch: Batch, width: int) -> list[str]:

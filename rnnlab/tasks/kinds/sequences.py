@@ -20,7 +20,8 @@ from rnnlab.data.draws import EVALUATE, LONGER, SHOW, TRAIN, Random
 from rnnlab.errors import UsageError
 from rnnlab.models import stack
 from rnnlab.models.encoders import Encoder
-from rnnlab.run.config import TOGETHER, flat
+from rnnlab.run.config import flat
+from rnnlab.run.limits import TOGETHER
 from rnnlab.tasks.metrics import tokens
 from rnnlab.types import Array, Config, Model, Params, Probe, Task
 

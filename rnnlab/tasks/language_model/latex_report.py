@@ -19,7 +19,9 @@ from rnnlab.data.draws import EVALUATE, SHOW, Random
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
 from rnnlab.models import sample
-from rnnlab.run import plots, runfolder
+from rnnlab.run.figure import COLOURS, GREY, save
+from rnnlab.run.files import read_rows, write_json
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.language_model import batches, corpora, latex, ngrams, task
 
 REACH = 3  # times the length are looked at, for the border of a paragraph that is nearest to it
@@ -153,7 +155,7 @@ def write(
     }
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {source.name: summary(source) for source in done}
-    runfolder.write_json(folder / "latex.json", {**facts, "sources": numbers})
+    write_json(folder / "latex.json", {**facts, "sources": numbers})
     figure(done, folder / "latex.png", title=f"{workdir.resolve().name}, step {run.meta['step']}")
     for source in done:
         _texts(folder / source.name.replace(" ", "_"), source, own)
@@ -178,12 +180,12 @@ def _tokens(config: Any, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
     found = corpora.load(
         corpus=options.corpus, path=options.path, level=options.level, glob=options.glob
     )
-    runfolder.unchanged(workdir, "text", found.source, found.sha256)
+    unchanged(workdir, "text", found.source, found.sha256)
     return batches.split(found.tokens, valid_fraction=options.valid_fraction)
 
 
 def _loss(workdir: Path, step: int) -> float:
-    rows = runfolder.read_rows(workdir / "metrics.jsonl")
+    rows = read_rows(workdir / "metrics.jsonl")
     losses = [r["loss"] for r in rows if r.get("split") == "valid" and r["step"] == step]
     return float(losses[-1]) if losses else math.nan
 
@@ -321,17 +323,17 @@ def figure(sources: list[Source], path: Path, *, title: str) -> None:
         shares = [100 * numbers["compile"]]
         shares += [100 * numbers["errors"].get(kind, 0) / numbers["texts"] for kind in kinds]
         places = np.arange(len(labels)) - 0.4 + (number + 0.5) * height
-        bars = axis.barh(places, shares, height, color=plots.COLOURS[number], label=source.name)
+        bars = axis.barh(places, shares, height, color=COLOURS[number], label=source.name)
         axis.bar_label(bars, [f"{s:.0f}" if s else "" for s in shares], fontsize=7, padding=2)
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.5, -0.5)
-    axis.axhline(0.5, color=plots.GREY, lw=0.8)
+    axis.axhline(0.5, color=GREY, lw=0.8)
     axis.set(xlabel="% of texts", xlim=(0, 105), title="compile, or the class of the first error")
     axis.grid(axis="x", alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="lower right", fontsize=8, framealpha=0.85, edgecolor="none")
     drawing.suptitle(title, parse_math=False)
-    plots.save(drawing, path)
+    save(drawing, path)
 
 
 def _texts(folder: Path, source: Source, preamble: str) -> None:

@@ -18,7 +18,8 @@ from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
 from rnnlab.models import sample, stack
 from rnnlab.recurrence.leaves import select
-from rnnlab.run import runfolder
+from rnnlab.run.files import read_json, write_file, write_json
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.language_model import batches as data
 from rnnlab.tasks.language_model import corpora
 from rnnlab.tasks.metrics import tokens as metrics
@@ -67,7 +68,7 @@ def _reader(net: Model) -> Reader:
 
 def vocabulary_of(folder: Path) -> Vocabulary:
     """The vocabulary kept in a run. Raises UsageError if it is missing or broken."""
-    return Vocabulary.from_json(runfolder.read_json(folder / "vocabulary.json"))
+    return Vocabulary.from_json(read_json(folder / "vocabulary.json"))
 
 
 def write_samples(
@@ -145,7 +146,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         text = corpora.load(
             corpus=options.corpus, path=options.path, level=options.level, glob=options.glob
         )
-        runfolder.unchanged(kept, "text", text.source, text.sha256)
+        unchanged(kept, "text", text.source, text.sha256)
         train, valid = data.split(text.tokens, valid_fraction=config.data.valid_fraction)
         return text, train, valid
 
@@ -176,7 +177,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
             return corpus()[2]
         assert kept is not None
         # Runs of older versions do not say what it was.
-        told = runfolder.read_json(kept / "run.json")["data"].get("valid_sha256")
+        told = read_json(kept / "run.json")["data"].get("valid_sha256")
         try:
             found = np.array(archives.array(held))
         except (ValueError, OSError, EOFError):
@@ -290,12 +291,12 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         return {"python_parses": sum(parses(text) for text in texts) / count}
 
     def keep(folder: Path) -> None:
-        runfolder.write_json(folder / "vocabulary.json", vocabulary.to_json())
+        write_json(folder / "vocabulary.json", vocabulary.to_json())
         valid = corpus()[2]
         if valid.nbytes <= KEPT_AT_MOST:
             content = io.BytesIO()
             np.save(content, valid)
-            runfolder.write(folder / "valid.npy", content.getvalue())
+            write_file(folder / "valid.npy", content.getvalue())
 
     def facts() -> dict[str, Any]:
         text, train, valid = corpus()

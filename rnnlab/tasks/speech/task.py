@@ -17,7 +17,8 @@ from rnnlab.data import optional
 from rnnlab.data.draws import EVALUATE, TEST, TRAIN, Random
 from rnnlab.errors import UsageError
 from rnnlab.models import stack as model
-from rnnlab.run import plots, runfolder
+from rnnlab.run.figure import COLOURS, GREY, save
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import examples, sequences
 from rnnlab.tasks.speech import audio, ctc, morse
 from rnnlab.types import About, Array, Config, Params, Task
@@ -167,7 +168,7 @@ def _digits(config: Config, seconds: float, chosen: dict[str, Any], kept: Path |
     if not 0 <= speed < 0.5:
         raise UsageError(f"data.speed must be in [0, 0.5), got {speed}")
     clips = load(chosen["path"])
-    runfolder.unchanged(kept, "clips", chosen["path"], clips.sha256)
+    unchanged(kept, "clips", chosen["path"], clips.sha256)
     parts = split(clips, chosen["speaker"])
     rate = MEL["fsdd"].rate
     room = int(seconds * rate)
@@ -370,7 +371,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
                 answer=sounds.text(ctc.beam(log_probs, config.eval.beam)[0][0]),
             )
             files.append(folder / f"utterance_{number + 1}.png")
-            plots.save(figure, files[-1])
+            save(figure, files[-1])
         return files
 
     few = of(EVALUATE).batch(np.arange(32))
@@ -451,10 +452,10 @@ def pictured(
     above.set_title(f"said:  {target}\nread:  {answer}", loc="left", family="monospace")
 
     middles = (np.arange(len(probabilities)) + 0.5) * step
-    below.plot(middles, probabilities[:, 0], ":", color=plots.GREY, lw=1)
+    below.plot(middles, probabilities[:, 0], ":", color=GREY, lw=1)
     path = probabilities.argmax(-1)
     for place, symbol in enumerate(sorted(set(path) - {ctc.BLANK})):
-        colour = plots.COLOURS[place % len(plots.COLOURS)]
+        colour = COLOURS[place % len(COLOURS)]
         below.plot(middles, probabilities[:, symbol], color=colour, lw=1.5)
         runs = np.flatnonzero(np.diff(np.concatenate([[0], path == symbol, [0]])))
         for begin, end in runs.reshape(-1, 2):

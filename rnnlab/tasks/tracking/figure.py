@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.run.plots import COLOURS
+from rnnlab.run.figure import COLOURS
 
 
 class Tracking(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from rnnlab.data import draws, moving
 from rnnlab.errors import UsageError
 from rnnlab.models import encoders
-from rnnlab.run import runfolder
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
 from rnnlab.tasks.metrics import tokens
 from rnnlab.tasks.tracking import figure, mot
@@ -277,7 +277,7 @@ def _mot(config: Config, kept: Path | None) -> Task:
     if options.ahead < 1:
         raise UsageError(f"data.ahead must be at least 1, got {options.ahead}")
     found = split(options.path, options.held, options.valid, options.ahead)
-    runfolder.unchanged(kept, "boxes", options.path, found.sha256)
+    unchanged(kept, "boxes", options.path, found.sha256)
     ahead = options.ahead
 
     def expected(boxes: np.ndarray) -> np.ndarray:

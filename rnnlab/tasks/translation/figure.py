@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from rnnlab.run.plots import save
+from rnnlab.run.figure import save
 
 
 def attention(

@@ -15,7 +15,8 @@ from rnnlab.data import archives, cache, draws, optional, words
 from rnnlab.errors import UsageError
 from rnnlab.models import beam as decoding
 from rnnlab.models import decoder, stack
-from rnnlab.run import runfolder
+from rnnlab.run.files import read_json, write_json
+from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import examples
 from rnnlab.tasks.metrics import tokens as metrics
 from rnnlab.tasks.translation import dates, figure
@@ -247,7 +248,7 @@ def check(config: Config) -> None:
 
 def _units(config: Config, kept: Path | None, texts: Callable[[], Pairs]) -> list[words.Units]:
     if kept is not None:
-        return [words.from_json(runfolder.read_json(kept / f"{side}.json")) for side in SIDES]
+        return [words.from_json(read_json(kept / f"{side}.json")) for side in SIDES]
     options = config.data
     return [
         words.learn(text, level=options.level, most=options.vocabulary, rare=options.rare)
@@ -288,7 +289,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         def texts() -> Pairs:
             return parts["train"]
 
-        runfolder.unchanged(kept, "texts", options.path or options.download, sha256)
+        unchanged(kept, "texts", options.path or options.download, sha256)
     units = _units(config, kept, texts)
     lengths = (*options.buckets, window)
 
@@ -384,7 +385,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
 
     def keep(folder: Path) -> None:
         for side, vocabulary in zip(SIDES, units, strict=True):
-            runfolder.write_json(folder / f"{side}.json", vocabulary.stored)
+            write_json(folder / f"{side}.json", vocabulary.stored)
 
     def schedule(step: int) -> examples.Batch:
         if not config.decoder.sampled:

@@ -1,13 +1,15 @@
+"""The curves of one run, and what every figure promises."""
+
 import math
 import struct
-from typing import NamedTuple
 
 import matplotlib
 import pytest
 from matplotlib.image import imread
 
 from rnnlab.errors import StorageError
-from rnnlab.run import plots
+from rnnlab.run.figure import BLUE, GREEN, GREY, ORANGE, RED
+from rnnlab.train.curves import draw_curves
 
 
 def train_row(step, **changes):
@@ -50,7 +52,7 @@ ROWS = {
 
 
 def draw(rows, path, title="a run", clip_norm=1.0):
-    plots.curves(rows, path, title=title, clip_norm=clip_norm, unit="char")
+    draw_curves(rows, path, title=title, clip_norm=clip_norm, unit="char")
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert content.endswith(b"IEND\xaeB`\x82")
@@ -86,34 +88,10 @@ def test_the_curves_are_in_the_picture(tmp_path):
     draw(TRAIN + VALID, tmp_path / "full.png")
     draw([], tmp_path / "empty.png", clip_norm=math.inf)
     pixels = {name: imread(tmp_path / f"{name}.png")[..., :3] for name in ("full", "empty")}
-    for colour in (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, plots.GREY):
+    for colour in (BLUE, ORANGE, GREEN, RED, GREY):
         exact = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         count = {name: (abs(image - exact).max(-1) < 0.01).sum() for name, image in pixels.items()}
         assert count["full"] > count["empty"] + 20, colour
-
-
-class Memory(NamedTuple):
-    lengths: tuple[int, ...]
-    losses: tuple[float, ...]
-    errors: tuple[float, ...]
-    full: float
-    characters: int | None
-
-
-@pytest.mark.parametrize("characters", [4, None])
-def test_context_draws(characters, tmp_path):
-    memory = Memory((1, 2, 4), (2.0, 1.5, 1.005), (0.1, 0.1, 0.0), 1.0, characters)
-    path = tmp_path / "context.png"
-    plots.context(memory, path, title="50$ and \\frac$, under 月", unit="byte")
-    assert [each.name for each in tmp_path.iterdir()] == ["context.png"]
-    image = imread(path)[..., :3]
-    assert image.shape[1] > 900
-    for colour in (plots.BLUE, plots.ORANGE):
-        exact = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        assert (abs(image - exact).max(-1) < 0.01).sum() > 100
-    # The dashed line is a column of grey from bottom to top, in the plot and not in the legend.
-    grey = abs(image - 0x77 / 255).max(-1) < 0.06
-    assert (grey.sum(axis=0).max() > 150) == (characters is not None)
 
 
 def test_the_importers_backend_is_left_alone(tmp_path):
