@@ -128,7 +128,7 @@ def assign(config: Config, key: str, text: str) -> None:
     known = flat(config)
     if key not in known:
         last = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
-        hint = f"did you mean '{last[0]}'?" if last else nearest(key, known, cutoff=0.4)
+        hint = f"did you mean '{last[0]}'?" if last else nearest(key, list(known), cutoff=0.4)
         raise UsageError(f"unknown config key '{key}'" + (f": {hint.strip()}" if hint else ""))
     *path, name = key.split(".")
     parent: Any = config
