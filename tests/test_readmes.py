@@ -6,9 +6,13 @@ import io
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 import launch
+from rnnlab import cells
+from rnnlab.recurrence.unrolling import unroll
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = ROOT / "README.md"
@@ -137,6 +141,23 @@ def test_commands_are_the_launchers(name, verbs):
         assert verb in verbs, verb
         for flag in flags:
             assert re.search(rf"--{flag}\b", verbs[verb]), f"{verb} --{flag}"
+
+
+def example(name, heading):
+    """The names that the first Python block below a heading defines."""
+    text = read(name).partition(f"\n{heading}\n")[2]
+    found = {"__name__": "example"}
+    exec(re.search(r"^```python\n(.*?)^```", text, re.S | re.M)[1], found)
+    return found
+
+
+def test_the_cell_of_the_architecture_is_a_cell():
+    mine, known = example("rnnlab/README.md", "### A cell")["make_cell"], cells.get
+    key, x = jax.random.key(0), jax.random.normal(jax.random.key(1), (5, 2, 3))
+    found, expected = (
+        unroll(cell, cell.init(key, 3), x)[1] for cell in (mine(hidden=4), known("ugrnn", hidden=4))
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_first_page_is_one_screen():
