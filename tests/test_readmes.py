@@ -110,6 +110,11 @@ def test_modules_that_are_named_are_there(name):
             assert rest[0] in public, dotted
 
 
+def test_every_experiment_is_listed():
+    linked = set(re.findall(r"\]\((\w+)\.py\)", read("experiments/README.md")))
+    assert linked == {path.stem for path in (ROOT / "experiments").glob("*.py")}
+
+
 def printed(*arguments):
     """What the launcher prints."""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
