@@ -59,6 +59,24 @@ class OutOfMemoryError(RnnlabError):
     exit_code = 7
 
 
+# How XLA, on any device, and NumPy say that memory ran out.
+EXHAUSTED = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether this says that memory ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    # XLA's own class is a RuntimeError, and has had several names.
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in EXHAUSTED)
+
+
+def out_of_memory(error: BaseException, advice: str = "ask for less at once") -> str:
+    """The line for an error that is `exhausted`: what was asked for, and what to do."""
+    asked = " ".join(str(error).split())[:160] or "an allocation failed"
+    return f"out of memory ({asked}): {advice}"
+
+
 class Interrupted(RnnlabError):
     """SIGINT, SIGTERM or SIGHUP arrived; the state was saved. The exit code is 128 + the signal's number."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from rnnlab.run import process
+from rnnlab.run import command, process
 from rnnlab.tasks.language_model import corpora
 from rnnlab.train import parallel
 
@@ -360,7 +360,7 @@ def test_overrides_are_told_from_flags():
         "x y",
         "--workdir=d",
     ]
-    assert launch.overrides(words) == (
+    assert command.split(words) == (
         ["seed=1", "data.path=x y"],
         ["train", "--config=a.py", "--workdir=d"],
     )

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rnnlab.bench.contenders.contender import Case
-from rnnlab.bench.worker import ROOT, Worker, WorkerDied
+from rnnlab.bench.worker import Worker, WorkerDied
 from rnnlab.errors import RnnlabError
 from rnnlab.run import machine
+from rnnlab.run.command import Program
 
 REFERENCE = "rnnlab-plain"
 TOLERANCE = 1e-3  # of the norm of the logits, of the loss, or of one leaf of a tree
@@ -270,10 +271,11 @@ def peak(crew: Team, libraries: Iterable[str], seconds: float) -> float | None:
     return max(known.values(), default=None)
 
 
-def first_step(folder: Path, cache: Path, threads: int) -> float:
+def first_step(program: Program, folder: Path, cache: Path, threads: int) -> float:
     """Seconds from the launch of a training run in a new `folder` to the row of its first step.
 
-    cache: the RNNLAB_CACHE of that process. Raises RnnlabError if the launch fails.
+    program: what is launched. cache: the RNNLAB_CACHE of that process. Raises RnnlabError if the
+    launch fails.
     """
     folder.mkdir()
     text, rows, errors = folder / "text.txt", folder / "run" / "metrics.jsonl", folder / "errors"
@@ -286,7 +288,7 @@ def first_step(folder: Path, cache: Path, threads: int) -> float:
         "eval.random_windows": 1,
         "sample.length": 10,
     }
-    command = [sys.executable, "launch.py", "train", "--config=experiments/default.py"]
+    command = [*program.command, "train", "--config=experiments/default.py"]
     command += [f"--config.{key}={value}" for key, value in changes.items()]
     environment = os.environ | {"RNNLAB_CACHE": str(cache), "NPROC": str(threads)}
     environment["JAX_PLATFORMS"] = "cpu"
@@ -294,7 +296,7 @@ def first_step(folder: Path, cache: Path, threads: int) -> float:
         began = time.perf_counter()
         process = subprocess.Popen(
             [*command, f"--workdir={rows.parent}"],
-            cwd=ROOT,
+            cwd=program.root,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -335,7 +337,7 @@ def sweep(add):
 
 
 def sweep_seconds(
-    folder: Path, how: str, members: int, hidden: int, steps: int, threads: int
+    program: Program, folder: Path, how: str, members: int, hidden: int, steps: int, threads: int
 ) -> float:
     """Seconds of a sweep of the clipping threshold, with a compilation cache of its own.
 
@@ -347,7 +349,7 @@ def sweep_seconds(
     text.write_text("the quick brown fox jumps over the lazy dog. " * 10_000, encoding="utf-8")
     source = SWEEP.format(text=str(text), hidden=hidden, steps=steps, members=members)
     config.write_text(source, encoding="utf-8")
-    launch = [sys.executable, "launch.py"]
+    launch = program.command
     if how == "one after the other":
         commands = [
             [
@@ -366,7 +368,9 @@ def sweep_seconds(
     environment["JAX_PLATFORMS"] = "cpu"
     began = time.perf_counter()
     for command in commands:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=program.root, env=environment, capture_output=True, text=True
+        )
         if done.returncode:
             said = done.stderr.strip().split("\n")
             raise RnnlabError(f"a command of the sweep failed: {said[-1]}")

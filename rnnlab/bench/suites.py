@@ -29,6 +29,7 @@ from rnnlab.bench.measure import (
 from rnnlab.bench.worker import CONTENDERS, Worker
 from rnnlab.errors import RnnlabError, UsageError
 from rnnlab.run import machine
+from rnnlab.run.command import Program
 
 NEEDS = {"flax": "flax", "torch": "torch", "torch-compile": "torch"}  # library -> package
 MEMORY = {"stock": (False,), "retained": (True,), "both": (False, True)}
@@ -36,13 +37,18 @@ GIB = 1 << 30
 
 
 class Options(SimpleNamespace):
-    """The flags, checked: `threads`, and those in the suite's entry of SUITES, by name.
+    """The flags, checked: `threads`, and those in the suite's entry of SUITES, by name; and
+    `program`, which the suites startup and sweep launch.
 
     shapes: (L, H, B, T) each. cells, libraries, batch: tuples too.
     """
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the suite has no flag '{name}'")
+
+    def flags(self) -> dict[str, Any]:
+        """Name -> value, of the flags alone."""
+        return {name: value for name, value in vars(self).items() if name != "program"}
 
     def times(self) -> list[int]:
         """64, 256, 1024 ... up to max_time."""
@@ -199,7 +205,9 @@ def startup_suite(options: Options, report: Report) -> None:
             report.progress(f"launch {number + 1} of {options.repeats}, cold and warm")
             cache = folder / f"cache{number}"
             for kind in found:  # the second finds what the first has compiled
-                found[kind].append(first_step(folder / f"{kind}{number}", cache, options.threads))
+                found[kind].append(
+                    first_step(options.program, folder / f"{kind}{number}", cache, options.threads)
+                )
         for kind, times in found.items():
             middle, low, high = summary([times])
             rows.append(
@@ -221,9 +229,8 @@ def sweep_suite(options: Options, report: Report) -> None:
         for how in ("one after the other", "local", "vmap"):
             report.progress(f"{options.members} members, {how}")
             folder = Path(name) / how.replace(" ", "-")
-            seconds = sweep_seconds(
-                folder, how, options.members, options.hidden, options.steps, options.threads
-            )
+            sizes = (options.members, options.hidden, options.steps, options.threads)
+            seconds = sweep_seconds(options.program, folder, how, *sizes)
             base = rows[0]["seconds"] if rows else seconds
             rows.append({"members": how, "seconds": seconds, "of one by one": seconds / base})
     report.table(
@@ -365,15 +372,17 @@ def options_of(suite: str, given: dict[str, Any]) -> Options:
     return Options(threads=threads or machine.cores(), **values)
 
 
-def run(suite: str, given: dict[str, Any], target: str | None) -> None:
+def run(suite: str, given: dict[str, Any], target: str | None, program: Program) -> None:
     """Run a suite and report it.
 
     given: the flags that were given, by name. target: None for tables on standard output, "-" for
         JSON there instead, or the file that gets the JSON beside the tables.
+    program: the launcher, for the suites that time whole commands.
 
     Raises UsageError for bad flags, and RnnlabError at the end if rnnlab itself failed.
     """
     options = options_of(suite, given)
+    options.program = program
     wanted = vars(options).get("libraries", ())
     missing = [name for name in wanted if not installed(name)]
     if wanted:
@@ -390,7 +399,7 @@ def run(suite: str, given: dict[str, Any], target: str | None) -> None:
         {
             "suite": suite,
             "machine": machine.facts(threads=options.threads, memory=memory),
-            "options": vars(options),
+            "options": options.flags(),
         },
     )
     for name in missing:

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import rnnlab
 from rnnlab.run import process  # `rnnlab.types` would import JAX
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 2.0  # seconds a worker is given to end by itself
 # library -> (module, class) of rnnlab.bench.contenders, and what its constructor gets
 CONTENDERS = {
@@ -84,7 +84,8 @@ class Worker:
 
     def __init__(self, library: str, *, threads: int, retain: bool):
         pools = ("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        found = Path(rnnlab.__path__[0]).parent  # where this process has found rnnlab
+        paths = [str(found), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.library = library
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in `close`
         self.process = subprocess.Popen(

@@ -28,6 +28,11 @@ def number(loss: float) -> str:
     return f"{loss:.4f}" if abs(loss) >= 0.01 or not loss else f"{loss:.2g}"
 
 
+def say(text: str) -> None:
+    """A line on standard output, at once."""
+    print(text, flush=True)
+
+
 def warn(text: str) -> None:
     """A warning, on standard error."""
     with contextlib.suppress(OSError):

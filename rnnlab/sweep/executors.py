@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,7 +23,6 @@ from rnnlab.run.folder import lock
 from rnnlab.run.signals import Received
 from rnnlab.sweep import population, slurm
 from rnnlab.sweep.members import (
-    LAUNCHER,
     Group,
     Member,
     Sweep,
@@ -50,12 +48,14 @@ def run(
     halving: int | None,
     say: Callable[[str], None],
     asked: slurm.Options,
+    launch: Sequence[str],
 ) -> int:
     """Run what is left of a sweep; how many members have failed.
 
     executor: one of EXECUTORS. asked: `jobs` at once, for "local" too, where 0 is as many as there are
         cores; the rest is for "slurm".
     halving: eta > 1 for successive halving, see `rungs`; 0 for none; None for what the folder says.
+    launch: the words that start the launcher in another process, to which a verb and its flags are added.
 
     Raises UsageError for a bad member or folder, `Interrupted` after SIGINT or SIGTERM.
     """
@@ -85,9 +85,9 @@ def run(
         left = [m for m in sweep.members if summary(sweep, m) is None]
         say(f"{len(sweep.members)} members, {len(left)} to run, in {folder}")
         if executor == "local":
-            return _local(sweep, left, asked.jobs or machine.cores(), say)
+            return _local(sweep, left, asked.jobs or machine.cores(), say, launch)
         if executor == "slurm":
-            return slurm.run(sweep, left, asked, say)
+            return slurm.run(sweep, left, asked, say, launch)
         with signals.deferred() as caught:
             for rung in rungs(sweep):
                 for group in checked:
@@ -290,7 +290,13 @@ def _common(paths: Sequence[Path], display: Display) -> int:
 # ---- a process for each member
 
 
-def _local(sweep: Sweep, left: Sequence[Member], jobs: int, say: Callable[[str], None]) -> int:
+def _local(
+    sweep: Sweep,
+    left: Sequence[Member],
+    jobs: int,
+    say: Callable[[str], None],
+    launch: Sequence[str],
+) -> int:
     """Run the members as processes of their own; how many have failed."""
     threads = max(1, machine.cores() // jobs)
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -309,7 +315,7 @@ def _local(sweep: Sweep, left: Sequence[Member], jobs: int, say: Callable[[str],
             return member, -1, 0.0
         with (path / "log.txt").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, str(LAUNCHER), "train", f"--workdir={path}"],
+                [*launch, "train", f"--workdir={path}"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

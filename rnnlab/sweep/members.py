@@ -22,8 +22,6 @@ from rnnlab.sweep import population
 from rnnlab.train import train
 from rnnlab.types import Config, Task
 
-LAUNCHER = Path(__file__).resolve().parents[2] / "launch.py"
-
 
 class Member(NamedTuple):
     """One run of a sweep."""

@@ -15,7 +15,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from rnnlab.run.display import clock
 from rnnlab.run.files import read_json, write_json
 from rnnlab.run.signals import Received
 from rnnlab.sweep import slurm_task
-from rnnlab.sweep.members import LAUNCHER, Member, Sweep, last_line, summary, told_of
+from rnnlab.sweep.members import Member, Sweep, last_line, summary, told_of
 
 WARNING = 90  # seconds before the end of the time limit at which SLURM sends SIGUSR2
 POLL = 5.0  # seconds between two questions to the queue
@@ -71,8 +70,16 @@ def check(options: Options) -> None:
         raise UsageError("--executor=slurm needs submitit: pip install -e '.[slurm]'")
 
 
-def run(sweep: Sweep, left: Sequence[Member], options: Options, say: Callable[[str], None]) -> int:
+def run(
+    sweep: Sweep,
+    left: Sequence[Member],
+    options: Options,
+    say: Callable[[str], None],
+    launch: Sequence[str],
+) -> int:
     """Submit the members that have no job yet, and wait for all of them; how many have failed.
+
+    launch: the words that start the launcher on a node.
 
     Raises UsageError if SLURM does not answer or refuses the array, `Interrupted` after SIGINT or
     SIGTERM: the jobs go on.
@@ -90,7 +97,7 @@ def run(sweep: Sweep, left: Sequence[Member], options: Options, say: Callable[[s
         if alive:
             say(f"members that have a job and are not submitted again: {len(alive)}")
         if new:
-            name, job = _submit(sweep, new, options)
+            name, job = _submit(sweep, new, options, launch)
             places |= {member.name: Place(name, index) for index, member in enumerate(new)}
             say(f"members submitted as job array {job}, {name}: {len(new)}")
         return _wait(sweep, waiting, places, caught, say)
@@ -123,7 +130,9 @@ def _states(places: Any) -> dict[Place, str] | None:
 # ---- submitting
 
 
-def _submit(sweep: Sweep, members: Sequence[Member], options: Options) -> tuple[str, str]:
+def _submit(
+    sweep: Sweep, members: Sequence[Member], options: Options, launch: Sequence[str]
+) -> tuple[str, str]:
     """Submit an array of these members; its name and its number."""
     import cloudpickle
     import submitit
@@ -158,7 +167,7 @@ def _submit(sweep: Sweep, members: Sequence[Member], options: Options) -> tuple[
             jobs = []
             for member in members:
                 path = sweep.path(member).absolute()
-                command = [sys.executable, str(LAUNCHER), "train", f"--workdir={path}"]
+                command = [*launch, "train", f"--workdir={path}"]
                 command += ["--distributed"] if several else []
                 jobs.append(executor.submit(slurm_task.work, command, str(path)))
     except RuntimeError as error:

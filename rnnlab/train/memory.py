@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.errors import OutOfMemoryError, UsageError
+from rnnlab.errors import OutOfMemoryError, UsageError, exhausted, out_of_memory
 from rnnlab.run import machine
 from rnnlab.train import optim
 from rnnlab.train import step as stepping
@@ -24,8 +24,6 @@ from rnnlab.types import Config, Task
 
 MARGIN = 1.25
 FLOAT = 4  # bytes
-# How XLA, on any device, and NumPy say it.
-WORDS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
 
 
 class Need(NamedTuple):
@@ -145,21 +143,10 @@ def _parts(config: Config, need: Need) -> list[tuple[int, str, str]]:
     return sorted(parts, reverse=True)
 
 
-def exhausted(error: BaseException) -> bool:
-    """Whether this says that memory ran out."""
-    if isinstance(error, MemoryError):
-        return True
-    # XLA's own class is a RuntimeError, and has had several names.
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
-
-
-def line(error: BaseException, config: Config | None = None) -> str:
+def line(error: BaseException, config: Config) -> str:
     """What to say of an error that is `exhausted`; config: of the run that trained."""
-    asked = " ".join(str(error).split())[:160] or "an allocation failed"
-    if config is None:
-        return f"out of memory ({asked}): ask for less at once"
     fields = _parts(config, Need(0, 1))[0][2]
-    return f"out of memory ({asked}): lower {fields}"
+    return out_of_memory(error, f"lower {fields}")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import launch
-from rnnlab.bench import measure, suites
+from rnnlab.bench import measure, suites, verbs
 from rnnlab.bench.contenders import contender as contenders
 from rnnlab.bench.contenders.contender import Case, flops, tokens
 from rnnlab.bench.contenders.flax_nnx import Flax
@@ -575,7 +575,7 @@ def test_a_file_that_cannot_be_written_is_known_at_once(tmp_path, capsys):
 
 
 def test_every_flag_of_the_launcher_belongs_to_a_suite():
-    flags = {name for name, *_ in launch.BENCH_FLAGS}
+    flags = {name for name, *_ in verbs.BENCH_FLAGS}
     known = {name for suite in suites.SUITES.values() for name in suite.defaults}
     assert flags == known | {"threads"}
     for suite in suites.SUITES:

@@ -21,6 +21,7 @@ from unittest import mock
 import jax
 
 import launch
+from rnnlab.run import process
 from rnnlab.train import record, step, train
 
 SECONDS = 30  # of a call; none of those that end takes a tenth of it
@@ -78,9 +79,9 @@ def settled() -> Iterator[None]:
     names = ("retain_memory", "one_blas_thread", "allow_files")
     with contextlib.ExitStack() as stack:
         for name in names:
-            stack.enter_context(mock.patch.object(launch.host, name))
-        stack.enter_context(mock.patch.object(launch.host, "make_devices"))
-        stack.enter_context(mock.patch.object(launch.host, "keep_compiled"))
+            stack.enter_context(mock.patch.object(process, name))
+        stack.enter_context(mock.patch.object(process, "make_devices"))
+        stack.enter_context(mock.patch.object(process, "keep_compiled"))
         yield
 
 

@@ -22,6 +22,7 @@ import launch
 from rnnlab import tasks
 from rnnlab.diagnose import compare, report
 from rnnlab.models import sample
+from rnnlab.run import command
 from rnnlab.run import config as configuration
 from rnnlab.sweep import executors
 from rnnlab.tasks.language_model import latex_report
@@ -311,7 +312,7 @@ def flags(lab: Lab, share: float) -> Iterator[Tally]:
         "report": [],
         "sample": [f"--workdir={run}", "--length=4"],
     }
-    verbs = launch.parser()._subparsers._group_actions[0].choices  # type: ignore
+    verbs = command.parser(launch.PROGRAM)._subparsers._group_actions[0].choices  # type: ignore
     drawn = []
     for verb, parser in verbs.items():
         if verb in ("bench", "tasks"):

@@ -26,6 +26,7 @@ from tests.sweep import test_sweep
 from tests.sweep.test_sweep import experiment, final, rows
 
 ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = launch.PROGRAM.command
 text, quiet_host = test_sweep.text, test_sweep.quiet_host  # fixtures
 
 SEEDS = "for seed in range(3): add(seed=seed)"
@@ -130,7 +131,7 @@ def declared(text, folder: Path) -> sweep.Sweep:
 )
 def test_what_a_job_asks_for(text, tmp_path, options, there, not_there):
     made = declared(text, tmp_path)
-    name, job = slurm._submit(made, made.members, slurm.Options(**options))
+    name, job = slurm._submit(made, made.members, slurm.Options(**options), LAUNCH)
     assert job == "7"
     folder = made.folder / "slurm" / name
     (script,) = folder.glob("*_submission.sh")
@@ -149,7 +150,7 @@ def test_what_a_job_asks_for(text, tmp_path, options, there, not_there):
 @pytest.mark.usefixtures("commands")
 def test_a_job_needs_no_rnnlab_to_start(text, tmp_path):
     made = declared(text, tmp_path)
-    name, _ = slurm._submit(made, made.members[1:], slurm.Options())
+    name, _ = slurm._submit(made, made.members[1:], slurm.Options(), LAUNCH)
     (pickled,) = (made.folder / "slurm" / name).glob("7_1_submitted.pkl")
     code = (
         "import pickle, sys; kept = pickle.load(open(sys.argv[1], 'rb'));"
@@ -165,9 +166,9 @@ def test_a_job_needs_no_rnnlab_to_start(text, tmp_path):
 @pytest.mark.usefixtures("commands")
 def test_nothing_is_submitted_twice_because_the_queue_is_silent(text, tmp_path):
     made = declared(text, tmp_path)
-    slurm._submit(made, made.members, slurm.Options())
+    slurm._submit(made, made.members, slurm.Options(), LAUNCH)
     with pytest.raises(UsageError, match="squeue does not say which members have a job"):
-        slurm.run(made, made.members, slurm.Options(), print)
+        slurm.run(made, made.members, slurm.Options(), print, LAUNCH)
     assert len(list((made.folder / "slurm").iterdir())) == 1
 
 

@@ -107,7 +107,11 @@ def run(path: str | None, folder: Path, **options) -> tuple[int, list[str]]:
     jobs = options.pop("jobs", 0)
     chosen = {"executor": "vmap", "halving": None} | options
     asked = slurm.Options(jobs=jobs)
-    return executors.run(folder, members, say=said.append, asked=asked, **chosen), said
+    launching = launch.PROGRAM.command
+    failed = executors.run(
+        folder, members, say=said.append, asked=asked, launch=launching, **chosen
+    )
+    return failed, said
 
 
 def rows(workdir: Path) -> list[dict]:

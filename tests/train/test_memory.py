@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from rnnlab.errors import OutOfMemoryError, UsageError
+from rnnlab.errors import OutOfMemoryError, UsageError, exhausted, out_of_memory
 from rnnlab.run import config, machine
 from rnnlab.train import memory, train
 from rnnlab.train import step as stepping
@@ -216,14 +216,14 @@ def test_out_of_memory_says_what_to_lower(load, error):
     assert told.value.exit_code == 7
     assert "lower train.batch_size, train.window, model.hidden" in str(told.value)
     assert "\n" not in str(told.value)
-    assert "ask for less at once" in memory.line(error)
+    assert "ask for less at once" in out_of_memory(error)
 
 
 def test_other_errors_are_not_of_memory(load):
     for error in (RuntimeError("INTERNAL: it broke"), KeyError("out of memory")):
         with pytest.raises(type(error)), memory.told(load()):
             raise error
-        assert not memory.exhausted(error)
+        assert not exhausted(error)
 
 
 def test_a_device_says_what_it_has_left():
