@@ -207,7 +207,7 @@ def run_sample(call: Call) -> None:
             f"the run is of the task {run.config.task}, which writes no text: its samples.txt shows "
             "what the model does"
         )
-    tasks.module(run.config.task).write(
+    tasks.module(run.config.task).write_samples(
         run.config,
         Path(flags.workdir),
         run.params,
