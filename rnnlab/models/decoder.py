@@ -13,8 +13,8 @@ The stack of cells is a `Model` whose outputs are the queries q_t. Two kinds of 
 Either way the next symbol is read from tanh(C [context; q_t]) (Luong, eq. 5).
 """
 
-import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +24,8 @@ from rnnlab.cells import parts
 from rnnlab.cells.parts import initialisers
 from rnnlab.cells.parts.precision import matmul
 from rnnlab.errors import UsageError
-from rnnlab.models import stack
-from rnnlab.types import Array, Config, Params
+from rnnlab.models import configured
+from rnnlab.types import Array, Config, Model, Params
 
 ATTENTIONS = ("none", "luong", "bahdanau")
 
@@ -68,7 +68,7 @@ def make_decoder(
 
     vocabulary: V; summary: W, the width of what the first state is made of, by a dense layer and a
         tanh for each of its parts; memory: M, the width of what is attended over.
-    values: take the place of the config's own, by dotted key; see `model.from_config`.
+    values: take the place of the config's own, by dotted key; see `configured.model_of`.
     attention: of ATTENTIONS. size: A and C, of queries, keys and of what the readout sees.
     embedding: E; tied: the readout's kernel is the embedding table (then `size` must be E).
 
@@ -86,26 +86,59 @@ def make_decoder(
         raise UsageError(
             f"decoder.tied needs decoder.size to be decoder.embedding, {embedding}, and not {size}"
         )
-    feeds = attention == "bahdanau"
-    looks = attention != "none"
-    net = stack.from_config(
+    net = configured.model_of(
         config,
-        input_size=embedding + memory * feeds,
+        input_size=embedding + memory * (attention == "bahdanau"),
         output_size=size,
         real=True,
         values=values,
     )
-    precision = (values or {}).get("model.precision", config.model.precision)
-    rate = (values or {}).get("model.output_dropout", config.model.output_dropout)
-    dot = matmul(precision)
-    exact = jax.lax.Precision.HIGHEST if precision == "float32" else jax.lax.Precision.DEFAULT
-    einsum = functools.partial(jnp.einsum, precision=exact)
-    # The state before any step, to know its parts.
-    blank = jax.eval_shape(lambda: net.carry(1))
-    widths = [leaf.shape[-1] for leaf in jax.tree.leaves(blank)]
-    top = sum(leaf.shape[-1] for leaf in jax.tree.leaves(blank[-1]))
+    made = RecurrentDecoder(
+        net=net,
+        vocabulary=vocabulary,
+        summary=summary,
+        memory=memory,
+        attention=attention,
+        size=size,
+        embedding=embedding,
+        tied=tied,
+        precision=(values or {}).get("model.precision", config.model.precision),
+        output_dropout=(values or {}).get("model.output_dropout", config.model.output_dropout),
+    )
+    return Decoder(made.init, made.start, made.teach, made.advance)
 
-    def init(key: Array, dtype: Any = jnp.float32) -> Params:
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecurrentDecoder:
+    """What `make_decoder` was asked for; the methods are the functions of the `Decoder`, all pure."""
+
+    net: Model  # the stack of cells; its outputs are the queries
+    vocabulary: int  # V
+    summary: int  # W
+    memory: int  # M
+    attention: str
+    size: int  # A and C
+    embedding: int  # E
+    tied: bool
+    precision: str
+    output_dropout: float | Array
+
+    @property
+    def looks(self) -> bool:
+        """Whether there is attention."""
+        return self.attention != "none"
+
+    @property
+    def feeds(self) -> bool:
+        """Whether the stack reads the context, so that one step must follow the other."""
+        return self.attention == "bahdanau"
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> Params:
+        """The parameters, as the head of this file says."""
+        size, embedding = self.size, self.embedding
+        blank = jax.eval_shape(lambda: self.net.carry(1))  # to know the parts of the state
+        widths = [leaf.shape[-1] for leaf in jax.tree.leaves(blank)]
+        top = sum(leaf.shape[-1] for leaf in jax.tree.leaves(blank[-1]))
         keys = iter(jax.random.split(key, 8 + len(widths)))
         glorot = initialisers.from_spec("glorot_uniform")
 
@@ -114,103 +147,42 @@ def make_decoder(
             return {"kernel": kernel, "bias": jnp.zeros(outputs, dtype)}
 
         params: dict[str, Any] = {
-            "embedding": jax.random.normal(next(keys), (vocabulary, embedding), dtype)
+            "embedding": jax.random.normal(next(keys), (self.vocabulary, embedding), dtype)
             * embedding**-0.5,
-            "stack": net.init(next(keys), dtype),
-            "bridge": [dense(summary, width) for width in widths],
-            "combine": dense(size + memory * looks, size),
-            "readout": {"bias": jnp.zeros(vocabulary, dtype)},
+            "stack": self.net.init(next(keys), dtype),
+            "bridge": [dense(self.summary, width) for width in widths],
+            "combine": dense(size + self.memory * self.looks, size),
+            "readout": {"bias": jnp.zeros(self.vocabulary, dtype)},
         }
-        if looks:
-            params["keys"] = dense(memory, size)
-        if feeds:
+        if self.looks:
+            params["keys"] = dense(self.memory, size)
+        if self.feeds:
             params["query"] = dense(top, size)
             params["score"] = glorot(next(keys), (size, 1), dtype)[:, 0]
-        if not tied:
-            params["readout"]["kernel"] = glorot(next(keys), (size, vocabulary), dtype)
+        if not self.tied:
+            params["readout"]["kernel"] = glorot(next(keys), (size, self.vocabulary), dtype)
         return params
 
-    def through(layer: dict[str, Array], x: Array) -> Array:
-        return dot(x, layer["kernel"]) + layer["bias"]
-
     def start(
-        params: Params, summary: Array, memory: Array | None = None, there: Array | None = None
+        self,
+        params: Params,
+        summary: Array,
+        memory: Array | None = None,
+        there: Array | None = None,
     ) -> tuple[Any, Any]:
-        shape = jax.eval_shape(lambda: net.carry(summary.shape[0], summary.dtype))
-        leaves = [jnp.tanh(through(layer, summary)) for layer in params["bridge"]]
+        """(what is attended over, the state before the first step); see `Decoder`."""
+        shape = jax.eval_shape(lambda: self.net.carry(summary.shape[0], summary.dtype))
+        leaves = [jnp.tanh(self.dense(layer, summary)) for layer in params["bridge"]]
         state = jax.tree.unflatten(jax.tree.structure(shape), leaves)
-        if not looks:
+        if not self.looks:
             return (), state
         assert memory is not None
         kept = jnp.swapaxes(memory, 0, 1)  # [B, S, M]
         exists = jnp.ones(kept.shape[:2], bool) if there is None else jnp.swapaxes(there, 0, 1)
-        return Memory(kept, through(params["keys"], kept), exists), state
-
-    def weigh(scores: Array, there: Array) -> Array:
-        scores = jnp.where(there, scores, jnp.finfo(scores.dtype).min)
-        return jax.nn.softmax(scores, axis=-1)
-
-    def drop(key: Array | None, x: Array) -> Array:
-        if key is None or not (isinstance(rate, jax.Array) or rate > 0):
-            return x
-        return jnp.where(parts.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)
-
-    def read(params: Params, context: Any, query: Array, key: Array | None) -> Array:
-        both = query if context is None else jnp.concatenate([context, query], axis=-1)
-        combined = drop(key, jnp.tanh(through(params["combine"], both)))
-        kernel = params["embedding"].T if tied else params["readout"]["kernel"]
-        return dot(combined, kernel) + params["readout"]["bias"]
-
-    def embed(params: Params, tokens: Array) -> Array:
-        return jnp.take(params["embedding"], tokens, axis=0, mode="clip")
-
-    def split(key: Array | None) -> tuple[Any, Any]:
-        return (None, None) if key is None else tuple(jax.random.split(key))
-
-    def one(
-        params: Params, memory: Any, state: Any, token: Array, key: Array | None
-    ) -> tuple[Any, Array, Any]:
-        """One step, token [B]."""
-        x = embed(params, token)
-        key_stack, key_read = split(key)
-        context = weights = None
-        if feeds:
-            before = jnp.concatenate(jax.tree.leaves(state[-1]), axis=-1)
-            hidden = jnp.tanh(through(params["query"], before)[:, None] + memory.keys)
-            weights = weigh(einsum("bsa,a->bs", hidden, params["score"]), memory.there)
-            context = einsum("bs,bsm->bm", weights, memory.values)
-            x = jnp.concatenate([x, context], axis=-1)
-        state, query = net.apply(params["stack"], state, x[None], key=key_stack)
-        query = query[0]
-        if looks and not feeds:
-            weights = weigh(einsum("ba,bsa->bs", query, memory.keys), memory.there)
-            context = einsum("bs,bsm->bm", weights, memory.values)
-        return state, read(params, context, query, key_read), weights
-
-    def advance(params: Params, memory: Any, state: Any, token: Array) -> tuple[Any, Array, Any]:
-        return one(params, memory, state, token, None)
-
-    def stepwise(
-        params: Params, memory: Any, state: Any, tokens: Array, key: Any, own: Any
-    ) -> tuple[Array, Any]:
-        def step(before: Any, given: tuple[Array, Array]) -> Any:
-            state, drawn = before
-            token, number = given
-            if own is None:
-                at = None if key is None else jax.random.fold_in(key, number)
-                state, logits, weights = one(params, memory, state, token, at)
-                return (state, drawn), (logits, weights)
-            at, key_coin, key_draw = jax.random.split(jax.random.fold_in(key, number), 3)
-            coin = jax.random.uniform(key_coin, token.shape) < own
-            token = jnp.where(coin & (number > 0), drawn, token)
-            state, logits, weights = one(params, memory, state, token, at)
-            drawn = jax.random.categorical(key_draw, jax.lax.stop_gradient(logits))
-            return (state, drawn.astype(token.dtype)), (logits, weights)
-
-        numbers = jnp.arange(len(tokens))
-        return jax.lax.scan(step, (state, tokens[0]), (tokens, numbers))[1]
+        return Memory(kept, self.dense(params["keys"], kept), exists), state
 
     def teach(
+        self,
         params: Params,
         memory: Any,
         state: Any,
@@ -218,15 +190,103 @@ def make_decoder(
         key: Array | None = None,
         own: Any = None,
     ) -> tuple[Array, Any]:
-        if feeds or own is not None:
-            return stepwise(params, memory, state, tokens, key, own)
-        key_stack, key_read = split(key)
-        _, query = net.apply(params["stack"], state, embed(params, tokens), key=key_stack)
+        """(logits [T, B, V], weights [T, B, S] or None) over a known text; see `Decoder`."""
+        if self.feeds or own is not None:
+            return self.step_by_step(params, memory, state, tokens, key, own)
+        key_stack, key_read = _split(key)
+        x = self.embedded(params, tokens)
+        _, query = self.net.apply(params["stack"], state, x, key=key_stack)
         context = weights = None
-        if looks:
-            scores = einsum("tba,bsa->tbs", query, memory.keys)
-            weights = weigh(scores, memory.there)
-            context = einsum("tbs,bsm->tbm", weights, memory.values)
-        return read(params, context, query, key_read), weights
+        if self.looks:
+            scores = self.einsum("tba,bsa->tbs", query, memory.keys)
+            weights = _attention_weights(scores, memory.there)
+            context = self.einsum("tbs,bsm->tbm", weights, memory.values)
+        return self.read(params, context, query, key_read), weights
 
-    return Decoder(init, start, teach, advance)
+    def step_by_step(
+        self, params: Params, memory: Any, state: Any, tokens: Array, key: Any, own: Any
+    ) -> tuple[Array, Any]:
+        """`teach` where a step needs the one before it: for its context, or for its own draw."""
+
+        def step(before: Any, given: tuple[Array, Array]) -> Any:
+            state, drawn = before
+            token, number = given
+            if own is None:
+                at = None if key is None else jax.random.fold_in(key, number)
+                state, logits, weights = self.step(params, memory, state, token, at)
+                return (state, drawn), (logits, weights)
+            at, key_coin, key_draw = jax.random.split(jax.random.fold_in(key, number), 3)
+            coin = jax.random.uniform(key_coin, token.shape) < own
+            token = jnp.where(coin & (number > 0), drawn, token)
+            state, logits, weights = self.step(params, memory, state, token, at)
+            drawn = jax.random.categorical(key_draw, jax.lax.stop_gradient(logits))
+            return (state, drawn.astype(token.dtype)), (logits, weights)
+
+        numbers = jnp.arange(len(tokens))
+        return jax.lax.scan(step, (state, tokens[0]), (tokens, numbers))[1]
+
+    def advance(
+        self, params: Params, memory: Any, state: Any, token: Array
+    ) -> tuple[Any, Array, Any]:
+        """(state, logits [B, V], weights [B, S] or None) after one more token [B], in evaluation."""
+        return self.step(params, memory, state, token, None)
+
+    def step(
+        self, params: Params, memory: Any, state: Any, token: Array, key: Array | None
+    ) -> tuple[Any, Array, Any]:
+        """`advance`, with dropout if there is a key."""
+        x = self.embedded(params, token)
+        key_stack, key_read = _split(key)
+        context = weights = None
+        if self.feeds:
+            before = jnp.concatenate(jax.tree.leaves(state[-1]), axis=-1)
+            hidden = jnp.tanh(self.dense(params["query"], before)[:, None] + memory.keys)
+            scores = self.einsum("bsa,a->bs", hidden, params["score"])
+            weights = _attention_weights(scores, memory.there)
+            context = self.einsum("bs,bsm->bm", weights, memory.values)
+            x = jnp.concatenate([x, context], axis=-1)
+        state, query = self.net.apply(params["stack"], state, x[None], key=key_stack)
+        query = query[0]
+        if self.looks and not self.feeds:
+            scores = self.einsum("ba,bsa->bs", query, memory.keys)
+            weights = _attention_weights(scores, memory.there)
+            context = self.einsum("bs,bsm->bm", weights, memory.values)
+        return state, self.read(params, context, query, key_read), weights
+
+    def embedded(self, params: Params, tokens: Array) -> Array:
+        """[..., E] of tokens [...]."""
+        return jnp.take(params["embedding"], tokens, axis=0, mode="clip")
+
+    def read(self, params: Params, context: Any, query: Array, key: Array | None) -> Array:
+        """Logits [..., V] of a context [..., M] or None, and a query [..., A]."""
+        both = query if context is None else jnp.concatenate([context, query], axis=-1)
+        combined = self.dropped(key, jnp.tanh(self.dense(params["combine"], both)))
+        kernel = params["embedding"].T if self.tied else params["readout"]["kernel"]
+        return matmul(self.precision)(combined, kernel) + params["readout"]["bias"]
+
+    def dropped(self, key: Array | None, x: Array) -> Array:
+        """x after dropout, rescaled; x itself without a key or a rate."""
+        rate = self.output_dropout
+        if key is None or not (isinstance(rate, jax.Array) or rate > 0):
+            return x
+        return jnp.where(parts.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)
+
+    def dense(self, layer: dict[str, Array], x: Array) -> Array:
+        """x W + b."""
+        return matmul(self.precision)(x, layer["kernel"]) + layer["bias"]
+
+    def einsum(self, subscripts: str, *operands: Array) -> Array:
+        """`jnp.einsum`, strict in float32."""
+        strict = self.precision == "float32"
+        exact = jax.lax.Precision.HIGHEST if strict else jax.lax.Precision.DEFAULT
+        return jnp.einsum(subscripts, *operands, precision=exact)
+
+
+def _attention_weights(scores: Array, there: Array) -> Array:
+    """The softmax of scores [..., S] over the places that exist."""
+    scores = jnp.where(there, scores, jnp.finfo(scores.dtype).min)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _split(key: Array | None) -> tuple[Any, Any]:
+    return (None, None) if key is None else tuple(jax.random.split(key))

@@ -7,6 +7,7 @@ A layer is a cell's parameters, or {"forward": ..., "backward": ...} where bidir
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -21,104 +22,19 @@ from rnnlab.models.encoders import Encoder
 from rnnlab.recurrence.bptt import KEEP
 from rnnlab.recurrence.taps import Seen, Taps, parted, untied
 from rnnlab.recurrence.unrolling import PATHS, sqrt_chunk, unroll
-from rnnlab.run.config import flat
-from rnnlab.types import Array, Cell, Config, Model, Params
+from rnnlab.types import Array, Cell, Model, Params
 
-# Keys of `config.model`. Those that touch the initial values alone, so that models which differ in
-# them are one program; and the rates that may be JAX scalars, traced or not: these go unchecked and
-# count as greater than 0.
-INITIAL = (
-    "readout_init",
-    "options.kernel_x_init",
-    "options.kernel_h_init",
-    "options.bias_init",
-    "options.init_per_gate",
-    "options.gate_bias",
-)
-RATES = ("dropout", "input_dropout", "output_dropout")
 MOST_LAYERS = 256  # each is traced by itself: more take minutes before the first step
 NO_TOKEN = jnp.iinfo(jnp.int32).max  # a token that no vocabulary has: its one-hot row is all zeros
 
 
-def from_config(
-    config: Config,
+def stack_cells(
     *,
     input_size: int,
     output_size: int,
-    real: bool = False,
-    future: bool = False,
-    values: dict[str, Any] | None = None,
-) -> Model:
-    """The model of `config.model` from inputs to outputs of these sizes.
-
-    real: the inputs are real vectors and not symbols; `model.input` "auto" follows it. values: take
-    the place of the config's own, by dotted key. future: the outputs may depend on later inputs.
-    Raises UsageError for what does not fit together, and for a model that sees a future it must not.
-    """
-    chosen = flat(config.model) | {
-        key.removeprefix("model."): value for key, value in (values or {}).items()
-    }
-    return _of(input_size, output_size, real, future, chosen)
-
-
-def to_read(
-    config: Config, *, input_size: int, output_size: int, real: bool = False, future: bool = False
-) -> Model:
-    """The model of `from_config` where it is only read from, so that its initial values and dropout
-    do not matter: the same one for all configs whose programs are the same, so that what is compiled
-    for it serves the many members of a sweep."""
-    aside = (*INITIAL, *RATES)
-    chosen = {key: value for key, value in flat(config.model).items() if key not in aside}
-    return _to_read(input_size, output_size, real, future, tuple(chosen.items()))
-
-
-@functools.lru_cache(maxsize=16)
-def _to_read(
-    input_size: int,
-    output_size: int,
-    real: bool,
-    future: bool,
-    chosen: tuple[tuple[str, Any], ...],
-) -> Model:
-    return _of(input_size, output_size, real, future, dict(chosen))
-
-
-def _of(
-    input_size: int, output_size: int, real: bool, future: bool, chosen: dict[str, Any]
-) -> Model:
-    options = {key: value for key, value in chosen.items() if value is not None}
-    cell_options = {
-        key.removeprefix("options."): options.pop(key)
-        for key in [*options]
-        if key.startswith("options.")
-    }
-    if options["input"] == "auto":
-        options["input"] = "dense" if real else "one_hot"
-    if (options["input"] == "dense") != real:
-        kinds = ("real vectors", "'dense'") if real else ("symbols", "'one_hot' or 'embedding'")
-        raise UsageError(
-            f"model.input is '{options['input']}', and what the task reads are {kinds[0]}: set it to "
-            f"{kinds[1]}, or to 'auto'"
-        )
-    made = make(
-        input_size=input_size, output_size=output_size, cell_options=cell_options, **options
-    )
-    if not (made.causal or future):
-        raise UsageError("the model must not see the future: set model.bidirectional to False")
-    return made
-
-
-def _active(rate: float | Array) -> bool:
-    return isinstance(rate, jax.Array) or rate > 0.0
-
-
-def make(
-    *,
-    input_size: int,
-    output_size: int,
-    cell: str,
-    hidden: int,
-    layers: int,
+    cell: str | Cell,
+    hidden: int | None = None,
+    layers: int = 1,
     input: str = "one_hot",
     embedding_size: int = 0,
     bidirectional: bool = False,
@@ -139,6 +55,8 @@ def make(
 ) -> Model:
     """A model from token inputs [T, B] (or real vectors [T, B, D]) to outputs [T, B, output_size].
 
+    cell: the name of one, for `cells.get` with `hidden`, `precision`, `preset` and `cell_options`; or
+        a `Cell`, which has all of these already.
     input: "one_hot" (gathered, never materialised), "embedding" (a trained table of
         `embedding_size` columns), or "dense" (x is [T, B, input_size] and goes to the cell as it is).
     residual: a layer's output is added to its input, from the second layer on (He et al. 2016).
@@ -155,6 +73,58 @@ def make(
 
     Raises UsageError for values that do not fit together.
     """
+    rates = {"dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout}
+    _check(layers, input, embedding_size, rates, path, keep, readout_init)
+    if isinstance(cell, str):
+        unit = _named_cell(cell, hidden, precision, preset, cell_options or {})
+    else:
+        unit = _given_cell(cell, hidden, precision, preset, cell_options)
+    made = Stack(
+        unit=unit,
+        input_size=input_size,
+        output_size=output_size,
+        layers=layers,
+        input=input,
+        embedding_size=embedding_size,
+        bidirectional=bidirectional,
+        residual=residual,
+        skip=skip,
+        dropout=dropout,
+        input_dropout=input_dropout,
+        output_dropout=output_dropout,
+        dropout_shared=dropout_shared,
+        tied=tied,
+        readout_init=readout_init,
+        remat=remat,
+        path=path,
+        keep=keep,
+    )
+    if tied and (input != "embedding" or made.readout_width != embedding_size):
+        raise UsageError(
+            f"model.tied needs model.input 'embedding' with model.embedding_size {made.readout_width}, "
+            f"the width of the readout's input; it is '{input}' with {embedding_size}"
+        )
+    return Model(
+        init=made.init,
+        carry=made.carry,
+        apply=made.apply,
+        watch=made.watch,
+        cell=unit,
+        names=made.names,
+        causal=not bidirectional,
+        layers=parameter_rows(made.init),
+    )
+
+
+def _check(
+    layers: int,
+    input: str,
+    embedding_size: int,
+    rates: dict[str, float | Array],
+    path: str,
+    keep: str,
+    readout_init: str,
+) -> None:
     if not 1 <= layers <= MOST_LAYERS:
         raise UsageError(f"model.layers must be in [1, {MOST_LAYERS}], got {layers}")
     if embedding_size < 0:
@@ -163,87 +133,132 @@ def make(
         raise UsageError(f"model.input must be 'one_hot', 'embedding' or 'dense', got '{input}'")
     if input == "embedding" and embedding_size < 1:
         raise UsageError("model.input is 'embedding': set model.embedding_size to at least 1")
-    for name, rate in zip(RATES, (dropout, input_dropout, output_dropout), strict=True):
+    for name, rate in rates.items():
         if not isinstance(rate, jax.Array) and not 0.0 <= rate < 1.0:
             raise UsageError(f"model.{name} must be in [0, 1), got {rate}")
     for name, value, known in (("path", path, PATHS), ("keep", keep, KEEP)):
         if value not in known:
             raise UsageError(f"model.{name} must be one of {', '.join(known)}, got '{value}'")
     initialisers.check("model.readout_init", readout_init)
-    options = {"hidden": hidden, "precision": precision}
-    for name in options.keys() & (cell_options or {}):
-        raise UsageError(f"set model.{name}: it is no option of the cell alone")
-    unit: Cell = cells.get(cell, preset=preset, **options, **(cell_options or {}))
-    directions = ("forward", "backward") if bidirectional else ("forward",)
-    layer_width = hidden * len(directions)
-    readout_width = layer_width * (layers if skip else 1)
-    input_width = embedding_size if input == "embedding" else input_size
-    if tied and (input != "embedding" or readout_width != embedding_size):
-        raise UsageError(
-            f"model.tied needs model.input 'embedding' with model.embedding_size {readout_width}, "
-            f"the width of the readout's input; it is '{input}' with {embedding_size}"
-        )
-    dot = matmul(precision)
-    names = tuple(
-        f"layer {index + 1}" + f" {direction}" * bidirectional
-        for index in range(layers)
-        for direction in directions
-    )
 
-    def init(key: Array, dtype: Any = jnp.float32) -> dict[str, Any]:
-        key_e, key_r, *keys = jax.random.split(key, 2 + layers)
+
+def _named_cell(
+    name: str, hidden: int | None, precision: str, preset: str | None, own: dict[str, Any]
+) -> Cell:
+    options: dict[str, Any] = {"precision": precision}
+    if hidden is not None:
+        options["hidden"] = hidden
+    for option in ("hidden", "precision"):
+        if option in own:
+            raise UsageError(f"set model.{option}: it is no option of the cell alone")
+    return cells.get(name, preset=preset, **options, **own)
+
+
+def _given_cell(
+    cell: Cell, hidden: int | None, precision: str, preset: str | None, own: dict[str, Any] | None
+) -> Cell:
+    if preset or own or hidden not in (None, cell.hidden):
+        raise UsageError(
+            f"the cell '{cell.name}' is made already, with {cell.hidden} units: hidden, preset and "
+            "cell_options go with the name of a cell"
+        )
+    if precision not in ("float32", cell.precision):
+        raise UsageError(
+            f"the cell '{cell.name}' is made already, in precision '{cell.precision}', not '{precision}'"
+        )
+    return cell
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stack:
+    """What `stack_cells` was asked for; the methods are the functions of the `Model`, all of them pure."""
+
+    unit: Cell
+    input_size: int
+    output_size: int
+    layers: int
+    input: str
+    embedding_size: int
+    bidirectional: bool
+    residual: bool
+    skip: bool
+    dropout: float | Array
+    input_dropout: float | Array
+    output_dropout: float | Array
+    dropout_shared: bool
+    tied: bool
+    readout_init: str
+    remat: bool
+    path: str
+    keep: str
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The unrolls of a layer."""
+        return ("forward", "backward") if self.bidirectional else ("forward",)
+
+    @property
+    def layer_width(self) -> int:
+        """The width of what a layer puts out."""
+        return self.unit.hidden * len(self.directions)
+
+    @property
+    def readout_width(self) -> int:
+        """The width of what the readout sees."""
+        return self.layer_width * (self.layers if self.skip else 1)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the unrolls, in their order: "layer 1", or "layer 1 forward"."""
+        return tuple(
+            f"layer {index + 1}" + f" {direction}" * self.bidirectional
+            for index in range(self.layers)
+            for direction in self.directions
+        )
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> dict[str, Any]:
+        """The parameters, as the head of this file says."""
+        key_e, key_r, *keys = jax.random.split(key, 2 + self.layers)
+        input_width = self.embedding_size if self.input == "embedding" else self.input_size
         stack = []
         for index, key_layer in enumerate(keys):
-            width = layer_width if index else input_width
-            per_direction = {
-                name: unit.init(k, width, dtype)
-                for name, k in zip(
-                    directions, jax.random.split(key_layer, len(directions)), strict=True
-                )
+            width = self.layer_width if index else input_width
+            split = jax.random.split(key_layer, len(self.directions))
+            layer = {
+                name: self.unit.init(k, width, dtype)
+                for name, k in zip(self.directions, split, strict=True)
             }
-            stack.append(per_direction if bidirectional else per_direction["forward"])
+            stack.append(layer if self.bidirectional else layer["forward"])
         params: dict[str, Any] = {
             "layers": stack,
-            "readout": {"bias": jnp.zeros(output_size, dtype)},
+            "readout": {"bias": jnp.zeros(self.output_size, dtype)},
         }
-        if not tied:
-            kernel = initialisers.from_spec(readout_init)(
-                key_r, (readout_width, output_size), dtype
-            )
-            params["readout"]["kernel"] = kernel
-        if input == "embedding":
-            params["embedding"] = jax.random.normal(key_e, (input_size, embedding_size), dtype) * (
-                embedding_size**-0.5
-            )
+        if not self.tied:
+            draw = initialisers.from_spec(self.readout_init)
+            params["readout"]["kernel"] = draw(key_r, (self.readout_width, self.output_size), dtype)
+        if self.input == "embedding":
+            shape = (self.input_size, self.embedding_size)
+            table = jax.random.normal(key_e, shape, dtype)
+            params["embedding"] = table * (self.embedding_size**-0.5)
         return params
 
-    def carry(batch: int, dtype: Any = jnp.float32) -> tuple[Any, ...]:
-        return tuple(tuple(unit.carry(batch, dtype) for _ in directions) for _ in range(layers))
+    def carry(self, batch: int, dtype: Any = jnp.float32) -> tuple[Any, ...]:
+        """The zero state: for each layer a tuple with a cell's carry for each direction."""
+        return tuple(
+            tuple(self.unit.carry(batch, dtype) for _ in self.directions)
+            for _ in range(self.layers)
+        )
 
-    def drop(key: Array | None, rate: float | Array, x: Array) -> Array:
-        if key is None or not _active(rate):
-            return x
-        shape = (1, *x.shape[1:]) if dropout_shared else x.shape
-        return jnp.where(parts.bernoulli(key, 1.0 - rate, shape), x / (1.0 - rate), 0.0)
+    def apply(self, params: Params, carry: Any, x: Array, **options: Any) -> tuple[Any, Array]:
+        """(carry, outputs [T, B, V]); `options` are those of `run`."""
+        return self.run(params, carry, x, record=False, **options)[:2]
 
-    def enter(params: dict[str, Any], x: Array, key: Array | None, taps: Taps | None) -> Array:
-        if input == "one_hot":
-            if key is not None and _active(input_dropout):
-                blank = parts.bernoulli(key, input_dropout, x.shape)
-                x = jnp.where(
-                    blank, NO_TOKEN, x.astype(jnp.int32)
-                )  # uint8 has no room for NO_TOKEN
-            return x
-        if input == "embedding":
-            x = untied(
-                lambda table, x: jnp.take(table, x, axis=0, mode="clip"),
-                params["embedding"],
-                taps,
-                x,
-            )
-        return drop(key, input_dropout, x)
+    def watch(self, params: Params, carry: Any, x: Array, **options: Any) -> Any:
+        """(carry, outputs [T, B, V], what each unroll did)."""
+        return self.run(params, carry, x, record=True, **options)
 
     def run(
+        self,
         params: dict[str, Any],
         carry: Any,
         x: Array,
@@ -256,72 +271,105 @@ def make(
         outer: dict[str, Taps] | None = None,
         record: bool,
     ) -> tuple[Any, Array, tuple[Seen, ...]]:
-        chunk = sqrt_chunk(x.shape[0]) if remat else 0
+        """The model over x, int [T, B] or float [T, B, D]; see `rnnlab.types.Model`.
+
+        key: of the dropout masks and of the noise inside the cells; None in evaluation. lengths [B],
+            mask and reset [T, B]: as for `unroll`. taps, outer: what to see of the gradient, of the
+            unrolls and of both ends.
+        record: whether what each unroll did is kept, in the order of `names`.
+        """
         keys = (
-            [None] * (2 * layers + 2)
+            [None] * (2 * self.layers + 2)
             if key is None
-            else list(jax.random.split(key, 2 * layers + 2))
+            else list(jax.random.split(key, 2 * self.layers + 2))
         )
-        how = {"chunk": chunk, "path": path, "keep": keep}
         over = functools.partial(
-            unroll, unit, lengths=lengths, mask=mask, reset=reset, record=record, **how
+            unroll,
+            self.unit,
+            lengths=lengths,
+            mask=mask,
+            reset=reset,
+            record=record,
+            chunk=sqrt_chunk(x.shape[0]) if self.remat else 0,
+            path=self.path,
+            keep=self.keep,
         )
-        asked = iter(taps or (None,) * len(names))
+        asked = iter(taps or (None,) * len(self.names))
         seen: list[Seen] = []
 
         def through(layer: Any, x: Array, start: Any, **options: Any) -> tuple[Any, Array]:
             final, y = over(layer, x, start, taps=next(asked), **options)
             if record:
-                y, one = parted(unit, x, y)
+                y, one = parted(self.unit, x, y)
                 seen.append(one)
             return final, y
 
         outer = outer or {}
-        x = enter(params, x, keys[-1], outer.get("embedding"))
+        x = self.enter(params, x, keys[-1], outer.get("embedding"))
         new_carry, outputs = [], []
         for index, layer in enumerate(params["layers"]):
-            inside = drop(keys[2 * index], dropout, x) if index else x
-            key_cell = keys[2 * index + 1]
-            if bidirectional:
-                split = (None, None) if key_cell is None else tuple(jax.random.split(key_cell))
-                first, second = carry[index]
-                forward, y_f = through(layer["forward"], inside, first, key=split[0])
-                backward, y_b = through(
-                    layer["backward"], inside, second, key=split[1], reverse=True
-                )
-                new_carry.append((forward, backward))
-                y = jnp.concatenate([y_f, y_b], axis=-1)
-            else:
-                final, y = through(layer, inside, carry[index][0], key=key_cell)
-                new_carry.append((final,))
-            x = x + y if residual and index else y
+            inside = self.dropped(keys[2 * index], self.dropout, x) if index else x
+            final, y = self.through_layer(through, layer, inside, carry[index], keys[2 * index + 1])
+            new_carry.append(final)
+            x = x + y if self.residual and index else y
             outputs.append(x)
-        top = jnp.concatenate(outputs, axis=-1) if skip else x
-        top = drop(keys[-2], output_dropout, top)
-
-        def read(readout: dict[str, Array], top: Array) -> Array:
-            kernel = params["embedding"].T if tied else readout["kernel"]
-            return dot(top, kernel) + readout["bias"]
-
+        top = jnp.concatenate(outputs, axis=-1) if self.skip else x
+        top = self.dropped(keys[-2], self.output_dropout, top)
+        read = functools.partial(self.read, params)
         outputs = untied(read, params["readout"], outer.get("readout"), top)
         return tuple(new_carry), outputs, tuple(seen)
 
-    def apply(params: Params, carry: Any, x: Array, **options: Any) -> tuple[Any, Array]:
-        return run(params, carry, x, record=False, **options)[:2]
+    def through_layer(
+        self, through: Callable[..., Any], layer: Any, x: Array, start: Any, key: Array | None
+    ) -> tuple[tuple[Any, ...], Array]:
+        """(the carry of a layer, its outputs [T, B, W]), both directions side by side.
 
-    return Model(
-        init=init,
-        carry=carry,
-        apply=apply,
-        watch=functools.partial(run, record=True),
-        cell=unit,
-        names=names,
-        causal=not bidirectional,
-        layers=rows(init),
-    )
+        through: (a cell's parameters, x, its carry, key=, reverse=) -> (carry, y).
+        """
+        if not self.bidirectional:
+            final, y = through(layer, x, start[0], key=key)
+            return (final,), y
+        one, two = (None, None) if key is None else tuple(jax.random.split(key))
+        forward, y_f = through(layer["forward"], x, start[0], key=one)
+        backward, y_b = through(layer["backward"], x, start[1], key=two, reverse=True)
+        return (forward, backward), jnp.concatenate([y_f, y_b], axis=-1)
+
+    def enter(
+        self, params: dict[str, Any], x: Array, key: Array | None, taps: Taps | None
+    ) -> Array:
+        """What the first layer reads, with dropout on it."""
+        if self.input == "one_hot":
+            if key is not None and _active(self.input_dropout):
+                blank = parts.bernoulli(key, self.input_dropout, x.shape)
+                x = jnp.where(blank, NO_TOKEN, x.astype(jnp.int32))  # no room for it in a uint8
+            return x
+        if self.input == "embedding":
+            x = untied(
+                lambda table, x: jnp.take(table, x, axis=0, mode="clip"),
+                params["embedding"],
+                taps,
+                x,
+            )
+        return self.dropped(key, self.input_dropout, x)
+
+    def dropped(self, key: Array | None, rate: float | Array, x: Array) -> Array:
+        """x [T, B, W] after dropout, rescaled; x itself without a key or a rate."""
+        if key is None or not _active(rate):
+            return x
+        shape = (1, *x.shape[1:]) if self.dropout_shared else x.shape
+        return jnp.where(parts.bernoulli(key, 1.0 - rate, shape), x / (1.0 - rate), 0.0)
+
+    def read(self, params: dict[str, Any], readout: dict[str, Array], top: Array) -> Array:
+        """The outputs [T, B, V] of top [T, B, W]; readout: params["readout"], or a copy of it."""
+        kernel = params["embedding"].T if self.tied else readout["kernel"]
+        return matmul(self.unit.precision)(top, kernel) + readout["bias"]
 
 
-def rows(init: Callable[..., Params]) -> tuple[tuple[str, str], ...]:
+def _active(rate: float | Array) -> bool:
+    return isinstance(rate, jax.Array) or rate > 0.0
+
+
+def parameter_rows(init: Callable[..., Params]) -> tuple[tuple[str, str], ...]:
     """(name, shape) of every parameter that `init(key)` makes."""
     shapes = jax.eval_shape(init, jax.random.key(0))
     table = []
@@ -347,5 +395,5 @@ def encoded(net: Model, encoder: Encoder) -> Model:
         return apply
 
     return net._replace(
-        init=init, apply=before(net.apply), watch=before(net.watch), layers=rows(init)
+        init=init, apply=before(net.apply), watch=before(net.watch), layers=parameter_rows(init)
     )

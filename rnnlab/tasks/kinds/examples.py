@@ -14,7 +14,7 @@ import numpy as np
 
 from rnnlab.data.draws import ORDER, SHOW, Random
 from rnnlab.errors import UsageError
-from rnnlab.models import stack
+from rnnlab.models import configured, stack
 from rnnlab.types import Array, Config, Params, Task
 
 Batch = dict[str, Any]  # of arrays
@@ -197,15 +197,15 @@ def make_task(
         batch = {**valid.batch(np.array([number])), "there": np.ones(1, bool)}
         return tell(valid, number, answer(params, batch, 1)[0])
 
-    layers = stack.rows(network.init)
+    layers = stack.parameter_rows(network.init)
     return Task(
         init=network.init,
         carry=lambda: (),
         batch=lambda step: {**batches(step), **schedule(step)},
         loss=loss_of({}),
         loss_of=loss_of,
-        initial=tuple(f"model.{key}" for key in stack.INITIAL),
-        rates=tuple(f"model.{key}" for key in stack.RATES),
+        initial=tuple(f"model.{key}" for key in configured.INITIAL),
+        rates=tuple(f"model.{key}" for key in configured.RATES),
         evaluate=evaluate,
         finish=finish,
         show=show,

@@ -18,7 +18,7 @@ import numpy as np
 
 from rnnlab.data.draws import EVALUATE, LONGER, SHOW, TRAIN, Random
 from rnnlab.errors import UsageError
-from rnnlab.models import stack
+from rnnlab.models import configured, stack
 from rnnlab.models.encoders import Encoder
 from rnnlab.run.config import flat
 from rnnlab.run.limits import TOGETHER
@@ -302,12 +302,12 @@ def make_task(
         net = of(config, **sizes, **options)
         return net if encoder is None else stack.encoded(net, encoder)
 
-    net = built(stack.from_config)
-    measure, answer = _reader(built(stack.to_read), problem.real, problem.more)
+    net = built(configured.model_of)
+    measure, answer = _reader(built(configured.model_to_read), problem.real, problem.more)
     known = _known(problem.real, problem.more)
 
     def loss_of(values: dict[str, Any]) -> Callable[..., Any]:
-        own = built(stack.from_config, values=values)
+        own = built(configured.model_of, values=values)
 
         def loss(
             params: Params, carry: Any, batch: Batch, key: Array | None, taps: Any = None
@@ -375,8 +375,8 @@ def make_task(
         facts=facts,
         fingerprint={"task": config.task, "cell": config.model.cell, **dict(net.layers)},
         unit=problem.unit,
-        initial=tuple(f"model.{key}" for key in stack.INITIAL),
-        rates=tuple(f"model.{key}" for key in stack.RATES),
+        initial=tuple(f"model.{key}" for key in configured.INITIAL),
+        rates=tuple(f"model.{key}" for key in configured.RATES),
         loss_of=loss_of,
         probe=Probe(net, _inputs, losses),
         measure="squared error" if problem.real else "nats",

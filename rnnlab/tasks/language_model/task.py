@@ -16,7 +16,7 @@ import numpy as np
 from rnnlab.data import archives
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
-from rnnlab.models import sample, stack
+from rnnlab.models import configured, sample
 from rnnlab.recurrence.leaves import select
 from rnnlab.run.files import read_json, write_file, write_json
 from rnnlab.run.folder import unchanged
@@ -39,7 +39,7 @@ KEPT_AT_MOST = 64 << 20  # bytes of held-out tokens that are copied into the run
 def build(config: Config, size: int, values: dict[str, Any] | None = None) -> Model:
     """The model of the config for a vocabulary of that size: one-hot or embedded symbols in, logits
     out. `values` take the place of the config's own, by dotted key."""
-    return stack.from_config(config, input_size=size, output_size=size, values=values)
+    return configured.model_of(config, input_size=size, output_size=size, values=values)
 
 
 class Reader(NamedTuple):
@@ -51,8 +51,8 @@ class Reader(NamedTuple):
 
 def reader(config: Config, size: int) -> Reader:
     """The reader of a config; the same one for all configs whose programs are the same: see
-    `model.to_read`."""
-    return _reader(stack.to_read(config, input_size=size, output_size=size))
+    `configured.model_to_read`."""
+    return _reader(configured.model_to_read(config, input_size=size, output_size=size))
 
 
 @functools.lru_cache(maxsize=16)
@@ -319,8 +319,8 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         batch=lambda step: batches()(step),
         loss=loss_of({}),
         loss_of=loss_of,
-        initial=tuple(f"model.{key}" for key in stack.INITIAL),
-        rates=tuple(f"model.{key}" for key in stack.RATES),
+        initial=tuple(f"model.{key}" for key in configured.INITIAL),
+        rates=tuple(f"model.{key}" for key in configured.RATES),
         evaluate=evaluate,
         finish=finish,
         show=show,

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rnnlab.data import optional
 from rnnlab.data.draws import EVALUATE, TEST, TRAIN, Random
 from rnnlab.errors import UsageError
-from rnnlab.models import stack as model
+from rnnlab.models import configured
 from rnnlab.run.figure import COLOURS, GREY, save
 from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import examples, sequences
@@ -315,7 +315,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         return _numbered(sounds, mel, purpose, **options)
 
     def network_of(values: dict[str, Any]) -> examples.Network:
-        net = model.from_config(config, values=values, **sizes)
+        net = configured.model_of(config, values=values, **sizes)
 
         def loss(params: Params, batch: examples.Batch, key: Array | None) -> examples.Sums:
             logits = _outputs(net, params, batch, key)
@@ -326,7 +326,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
 
         return examples.Network(net.init, loss)
 
-    reader = _reader(model.to_read(config, **sizes))
+    reader = _reader(configured.model_to_read(config, **sizes))
 
     def heard(params: Params, batch: examples.Batch) -> list[np.ndarray]:
         """ln p [T, V] of every row's steps."""

@@ -14,7 +14,7 @@ import numpy as np
 from rnnlab.data import archives, cache, draws, optional, words
 from rnnlab.errors import UsageError
 from rnnlab.models import beam as decoding
-from rnnlab.models import decoder, stack
+from rnnlab.models import configured, decoder
 from rnnlab.run.files import read_json, write_json
 from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import examples
@@ -146,7 +146,7 @@ class Translator:
         own = {f"model.{key}": config.encoder[key] for key in ("layers", "hidden", "bidirectional")}
         own |= {"model.input": "embedding", "model.embedding_size": config.encoder.embedding}
         self.smoothing, self.sampled = config.decoder.smoothing, config.decoder.sampled
-        self.reader = stack.from_config(
+        self.reader = configured.model_of(
             config,
             input_size=sizes[0],
             output_size=config.encoder.size,
