@@ -13,6 +13,7 @@ import pytest
 import launch
 from rnnlab import cells
 from rnnlab.recurrence.unrolling import unroll
+from rnnlab.run import command
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = ROOT / "README.md"
@@ -110,11 +111,6 @@ def test_modules_that_are_named_are_there(name):
             assert rest[0] in public, dotted
 
 
-def test_every_experiment_is_listed():
-    linked = set(re.findall(r"\]\((\w+)\.py\)", read("experiments/README.md")))
-    assert linked == {path.stem for path in (ROOT / "experiments").glob("*.py")}
-
-
 def printed(*arguments):
     """What the launcher prints."""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
@@ -163,6 +159,14 @@ def test_the_cell_of_the_architecture_is_a_cell():
         unroll(cell, cell.init(key, 3), x)[1] for cell in (mine(hidden=4), known("ugrnn", hidden=4))
     )
     np.testing.assert_array_equal(found, expected)
+
+
+def test_the_verb_of_the_architecture_is_a_verb(tmp_path, capsys):
+    verb = example("rnnlab/README.md", "### A verb")["SIZE"]
+    (tmp_path / "config.json").write_text("{}")
+    program = launch.PROGRAM._replace(verbs=(*launch.VERBS, verb), prepare=lambda: None)
+    assert command.main(program, ["size", f"--workdir={tmp_path}"]) == 0
+    assert capsys.readouterr().out == "2 bytes\n"
 
 
 def test_the_first_page_is_one_screen():
