@@ -12,7 +12,8 @@ from rnnlab.diagnose import report as diagnose
 from rnnlab.diagnose.subject import Subject
 from rnnlab.errors import UsageError
 from rnnlab.run.files import write_file
-from rnnlab.sweep import members, report
+from rnnlab.sweep.members import open_sweep
+from rnnlab.sweep.results import axis_of, lines_of, read_results
 
 
 class Curve(NamedTuple):
@@ -51,12 +52,12 @@ def measure(folder: Path, which: str, window: int, warn: Callable[[str], None]) 
     which, window: as for `diagnose.of_run`, which says what is raised; UsageError too where no member
         has a checkpoint.
     """
-    opened = members.opened(folder)
-    found = report.results(folder)
+    opened = open_sweep(folder)
+    found = read_results(folder)
     by_name = {member.name: member for member in opened.members}
-    axis = report.axis_of(found)
+    axis = axis_of(found)
     result = []
-    for line in report.lines_of(found, axis):
+    for line in lines_of(found, axis):
         for point in line.points:
             pairs = []
             for member in point.members:
@@ -113,7 +114,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     figures.flows(curves, out / "flows.png")
     told = sentences(curves)
-    config = members.opened(folder).members[0].config
+    config = open_sweep(folder).members[0].config
     lines = [
         f"# Gradient flow of the sweep {folder.resolve().name}",
         "",

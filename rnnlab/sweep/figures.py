@@ -1,6 +1,7 @@
 """The figures of a sweep's report."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from rnnlab.run.figure import BLUE, COLOURS, GREY, MARKERS, ORANGE, columns, plain, save
 from rnnlab.sweep import solved
+from rnnlab.sweep.results import Line, Result
 
 
 def _places(values: list[Any]) -> dict[Any, float]:
@@ -31,10 +33,10 @@ def _ticks(axis: Axes, places: dict[Any, float], name: str) -> None:
     axis.set_xlabel("clipping threshold T" if off else name)
 
 
-def _columns_of(lines: Any) -> dict[str, list[Any]]:
+def _columns_of(lines: Sequence[Line]) -> dict[str, list[Line]]:
     """The lines by what they have in common: by their first setting if they are many, and it splits
     them into few; else all together."""
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, list[Line]] = {}
     for line in lines:
         groups.setdefault(line.parts[0] if line.parts else "", []).append(line)
     if len(lines) > 4 and 1 < len(groups) < 4 and max(map(len, groups.values())) > 1:
@@ -42,7 +44,9 @@ def _columns_of(lines: Any) -> dict[str, list[Any]]:
     return {"": list(lines)}
 
 
-def against(lines: Any, path: Path, *, axis: str, unit: str, measure: str = "nats") -> None:
+def draw_validation(
+    lines: Sequence[Line], path: Path, *, axis: str, unit: str, measure: str = "nats"
+) -> None:
     """Validation loss, and below it the share of steps clipped, against the values of a key: the
     mean of the seeds as a line, every seed as a point, a cross at the top for each value at which
     seeds diverged.
@@ -79,7 +83,7 @@ def against(lines: Any, path: Path, *, axis: str, unit: str, measure: str = "nat
 
 
 def _drawn(
-    top: Axes, bottom: Axes, line: Any, places: dict[Any, float], number: int, of: int, label: str
+    top: Axes, bottom: Axes, line: Line, places: dict[Any, float], number: int, of: int, label: str
 ) -> None:
     colour, marker = COLOURS[number % 8], MARKERS[number % 8]
     shift = 0.012 * (max(places.values()) - min(places.values()))
@@ -117,7 +121,7 @@ def _drawn(
     )
 
 
-def _focus(panel: Axes, lines: Any) -> None:
+def _focus(panel: Axes, lines: Sequence[Line]) -> None:
     """A single run that went wrong shall not flatten all others: what is far above is cut off."""
     losses = [x for line in lines for point in line.points for x in point.losses.values()]
     if len(losses) < 4:
@@ -143,7 +147,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, list(panels.flat[:count])
 
 
-def _mean_curve(members: Any, split: str, name: str) -> tuple[list[int], list[float]]:
+def _mean_curve(members: Sequence[Result], split: str, name: str) -> tuple[list[int], list[float]]:
     """Of the steps that all the members have."""
     rows = [dict(zip(*columns(member.rows, split, name), strict=True)) for member in members]
     steps = sorted(set.intersection(*map(set, rows))) if rows else []
@@ -157,7 +161,7 @@ def _smoothed(steps: list[int], values: list[float]) -> tuple[list[int], list[fl
     return [steps[e - 1] for e in ends], [float(np.mean(values[e - size : e])) for e in ends]
 
 
-def success(lines: Any, path: Path, *, axis: str) -> None:
+def draw_success(lines: Sequence[Line], path: Path, *, axis: str) -> None:
     """The share of the seeds that solved the task against the values of a key: of many lines a panel
     for each value of their first setting, and a colour for each combination of the others."""
     values = sorted({point.value for line in lines for point in line.points})
@@ -204,11 +208,11 @@ def success(lines: Any, path: Path, *, axis: str) -> None:
     save(figure, path)
 
 
-def _rest(line: Any, split: bool) -> str:
+def _rest(line: Line, split: bool) -> str:
     return ", ".join(line.parts[1:]) if split else line.label
 
 
-def beyond(lines: Any, path: Path, *, axis: str | None) -> None:
+def draw_lengths(lines: Sequence[Line], path: Path, *, axis: str | None) -> None:
     """The error of the models that solved the task against the length of the sequences."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     panel = figure.subplots()
@@ -235,7 +239,9 @@ def beyond(lines: Any, path: Path, *, axis: str | None) -> None:
     save(figure, path)
 
 
-def learning(lines: Any, path: Path, *, axis: str | None, unit: str, measure: str = "nats") -> None:
+def draw_learning(
+    lines: Sequence[Line], path: Path, *, axis: str | None, unit: str, measure: str = "nats"
+) -> None:
     """Training loss and, as points, validation loss against the step: a panel a line, a colour a
     value of the axis, from dark to light."""
     from matplotlib import colormaps
@@ -269,7 +275,7 @@ def learning(lines: Any, path: Path, *, axis: str | None, unit: str, measure: st
     save(figure, path)
 
 
-def norms(lines: Any, path: Path, *, every: int) -> None:
+def draw_norms(lines: Sequence[Line], path: Path, *, every: int) -> None:
     """The distribution of the gradient's norm before clipping, under the largest threshold and the
     smallest, with every threshold drawn in it: a panel a line. every: steps in a logged mean."""
     figure, panels = _panels(len(lines))
@@ -301,6 +307,3 @@ def norms(lines: Any, path: Path, *, every: int) -> None:
     each = "one step each" if every == 1 else f"each the mean of {every} steps"
     figure.suptitle(f"{each}; dashed: the thresholds", fontsize=10)
     save(figure, path)
-
-
-# ---- of a model that reads

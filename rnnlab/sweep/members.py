@@ -48,7 +48,7 @@ class Sweep(NamedTuple):
 # ---- what the members are
 
 
-def declared(path: str, overrides: list[str]) -> tuple[Member, ...]:
+def declare_members(path: str, overrides: list[str]) -> tuple[Member, ...]:
     """The members that a config file declares, each value checked, none built yet.
 
     overrides: "key=value" for all members.
@@ -102,7 +102,7 @@ class Group(NamedTuple):
     tasks: tuple[Task, ...]
 
 
-def groups(members: Iterable[Member]) -> list[Group]:
+def group_members(members: Iterable[Member]) -> list[Group]:
     """The members by program, in the order of their first; every value checked.
 
     Raises UsageError for what no run could be made of; the message names the member.
@@ -118,9 +118,9 @@ def groups(members: Iterable[Member]) -> list[Group]:
     return [Group(*map(tuple, zip(*rows, strict=True))) for rows in found.values()]  # type: ignore
 
 
-def show(members: tuple[Member, ...], say: Callable[[str], None]) -> None:
-    """List the members of a sweep by program, each value checked; see `groups`."""
-    found = groups(members)
+def list_members(members: tuple[Member, ...], say: Callable[[str], None]) -> None:
+    """List the members of a sweep by program, each value checked; see `group_members`."""
+    found = group_members(members)
     for number, group in enumerate(found, start=1):
         model = group.members[0].config.model
         say(
@@ -134,7 +134,7 @@ def show(members: tuple[Member, ...], say: Callable[[str], None]) -> None:
 # ---- the folder
 
 
-def prepare(
+def prepare_sweep(
     folder: Path,
     members: tuple[Member, ...] | None,
     *,
@@ -166,7 +166,7 @@ def prepare(
         facts = {"command": list(sys.argv), **said, "config": base}
         write_json(path, {**facts, "members": rows})
         return Sweep(folder, members, unit, halving or 0, measure)
-    kept = opened(folder)
+    kept = open_sweep(folder)
     if halving is not None and halving != kept.halving:
         raise UsageError(
             f"{folder} holds a sweep with --halving={kept.halving}: choose another --workdir"
@@ -198,7 +198,7 @@ def _agree(path: Path, members: tuple[Member, ...]) -> bool:
         return True
 
 
-def opened(folder: Path) -> Sweep:
+def open_sweep(folder: Path) -> Sweep:
     """The sweep in `folder`. Raises UsageError if there is none, or its sweep.json is damaged."""
     path = folder / "sweep.json"
     if not path.exists():
@@ -214,7 +214,7 @@ def opened(folder: Path) -> Sweep:
     return Sweep(folder, tuple(members), kept["unit"], kept["halving"], measure)
 
 
-def summary(sweep: Sweep, member: Member) -> dict[str, Any] | None:
+def read_summary(sweep: Sweep, member: Member) -> dict[str, Any] | None:
     """What the member's run came to, None if it has not ended: its summary.json."""
     path = sweep.path(member) / "summary.json"
     if not path.exists():
@@ -231,7 +231,7 @@ def last_line(path: Path, how: str) -> str:
     return f"{lines[-1] if lines else 'it said nothing'} ({how}; see {path})"
 
 
-def told_of(found: dict[str, Any]) -> str:
+def describe_end(found: dict[str, Any]) -> str:
     """A member's summary in a few words."""
     for word in ("diverged", "stopped"):
         if f"{word}_at" in found:

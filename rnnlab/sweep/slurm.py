@@ -25,7 +25,7 @@ from rnnlab.run.display import clock
 from rnnlab.run.files import read_json, write_json
 from rnnlab.run.signals import Received
 from rnnlab.sweep import slurm_task
-from rnnlab.sweep.members import Member, Sweep, last_line, summary, told_of
+from rnnlab.sweep.members import Member, Sweep, describe_end, last_line, read_summary
 
 WARNING = 90  # seconds before the end of the time limit at which SLURM sends SIGUSR2
 POLL = 5.0  # seconds between two questions to the queue
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     task: int
 
 
-def check(options: Options) -> None:
+def check_options(options: Options) -> None:
     """Raises UsageError for an option out of range, and where there is no SLURM or no submitit."""
     for name in ("time", "gpus", "cpus", "nodes"):
         value = getattr(options, name)
@@ -70,7 +70,7 @@ def check(options: Options) -> None:
         raise UsageError("--executor=slurm needs submitit: pip install -e '.[slurm]'")
 
 
-def run(
+def train_as_jobs(
     sweep: Sweep,
     left: Sequence[Member],
     options: Options,
@@ -198,7 +198,7 @@ def _wait(
             say("squeue does not answer; this goes on asking it")
         silent = states is None
         for name, member in list(waiting.items()):
-            found = summary(sweep, member)
+            found = read_summary(sweep, member)
             state = (states or {}).get(places[name], "gone")
             if states is not None:
                 absent[name] = absent[name] + 1 if state in ("gone", *ENDED) else 0
@@ -210,7 +210,7 @@ def _wait(
                 failed += 1
                 say(f"{start} failed: {_last(sweep, member, places[name], state)}")
             else:
-                say(f"{start} {told_of(found)} ({clock(float(found['seconds']))})")
+                say(f"{start} {describe_end(found)} ({clock(float(found['seconds']))})")
         if not waiting:
             return failed
         until = time.monotonic() + POLL

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnlab.sweep.results import Line
+
 SOLVED = 0.01
 
 
@@ -32,8 +34,8 @@ def error_of(rows: Sequence[dict[str, Any]]) -> float:
     return min(found)[1] if found else math.nan
 
 
-def rates(line: Any) -> list[Rate]:
-    """Of a `report.Line`, in the order of its axis; none for a task without an error. What diverged
+def rates(line: Line) -> list[Rate]:
+    """Of a line, in the order of its axis; none for a task without an error. What diverged
     without ever being validated has not solved it; what is open counts from its first validation."""
     if not any("error" in row for point in line.points for m in point.members for row in m.rows):
         return []  # its task has none
@@ -49,7 +51,7 @@ def rates(line: Any) -> list[Rate]:
     return found
 
 
-def beyond(line: Any) -> dict[int, float]:
+def beyond(line: Line) -> dict[int, float]:
     """length -> the mean error there, of the members that solved it at the largest value of the axis
     at which any did: how they do on sequences longer than those they were trained on."""
     for point in reversed(line.points):
@@ -68,7 +70,7 @@ def beyond(line: Any) -> dict[int, float]:
     return {}
 
 
-def sentence(line: Any, axis: str | None) -> str:
+def sentence(line: Line, axis: str | None) -> str:
     """The largest value of the axis that most of the seeds solved, and where none did."""
     found = [rate for rate in rates(line) if rate.seeds]
     letter = (axis or "").rpartition(".")[2]

@@ -73,20 +73,20 @@ def run_sweep(call: Call) -> int:
     process.allow_files()
     from rnnlab.errors import UsageError, one_line
     from rnnlab.run.display import say
-    from rnnlab.sweep import executors, members, report, slurm
+    from rnnlab.sweep import execute, members, report, slurm
 
     flags = call.flags
     if not flags.config and not flags.workdir:
         raise UsageError("sweep needs --config=FILE, or --workdir=DIR with a sweep to go on with")
     if call.overrides and not flags.config:
         raise UsageError("--config.KEY needs --config=FILE beside it")
-    declared = members.declared(flags.config, call.overrides) if flags.config else None
+    declared = members.declare_members(flags.config, call.overrides) if flags.config else None
     workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}")
     if flags.dry_run:
-        members.show(declared or members.opened(workdir).members, print)
+        members.list_members(declared or members.open_sweep(workdir).members, print)
         return 0
     asked = {name: getattr(flags, name) for name, *_ in SLURM_FLAGS}
-    failed = executors.run(
+    failed = execute.train_members(
         workdir,
         declared,
         executor=flags.executor,
@@ -96,7 +96,7 @@ def run_sweep(call: Call) -> int:
         launch=call.program.command,
     )
     try:
-        say(report.write(workdir))
+        say(report.write_report(workdir))
     except UsageError as error:
         if not failed:
             raise
@@ -125,7 +125,7 @@ def run_report(call: Call) -> None:
     from rnnlab.run import display
     from rnnlab.sweep import report
 
-    display.say(report.write(Path(call.flags.workdir)))
+    display.say(report.write_report(Path(call.flags.workdir)))
 
 
 REPORT = Verb(

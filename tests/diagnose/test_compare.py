@@ -5,7 +5,7 @@ import pytest
 
 import launch
 from rnnlab.diagnose import compare
-from rnnlab.sweep import report
+from rnnlab.sweep.results import axis_of, read_results
 
 EXPERIMENT = """
 from experiments import memory
@@ -48,7 +48,7 @@ def test_the_report_tells_what_was_solved(folder):
     assert "no window was solved by most of the seeds" in text
     assert (folder / "success.png").read_bytes().startswith(b"\x89PNG")
     assert "](success.png)" in text
-    assert report.axis_of(report.results(folder)) == "train.window"
+    assert axis_of(read_results(folder)) == "train.window"
     assert "](lengths.png)" not in text  # nobody has solved it
 
 

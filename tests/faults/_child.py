@@ -73,7 +73,7 @@ def main(board: Board, arguments: list[str]) -> int:
         (checkpoint, "save", "checkpoint"),
         (checkpoint, "_commit", "commit"),
         (checkpoint, "_retain", "retention"),
-        (members, "prepare", "sweep's files"),
+        (members, "prepare_sweep", "sweep's files"),
         (record.Record, "finish", "summary"),
     ]
     for owner, name, phase in places:

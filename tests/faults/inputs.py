@@ -24,7 +24,7 @@ from rnnlab.diagnose import compare, report
 from rnnlab.models import sample
 from rnnlab.run import command
 from rnnlab.run import config as configuration
-from rnnlab.sweep import executors
+from rnnlab.sweep import execute
 from rnnlab.tasks.language_model import latex_report
 from tests.faults import _driver
 from tests.faults import _hostile as hostile
@@ -362,7 +362,7 @@ def _barriers() -> Iterator[None]:
     places = (
         (report, "write", stop),
         (compare, "write", stop),
-        (executors, "prepare", stop),
+        (execute, "prepare_sweep", stop),
         (latex_report.latex, "version", lambda: "pdfTeX"),
         (latex_report.latex, "compile", lambda *_, **__: latex_report.latex.Verdict("", "", b"")),
         (latex_report.sample, "text_samples", drawn),

@@ -9,7 +9,7 @@ from scipy import stats
 
 from rnnlab.run.figure import COLOURS
 from rnnlab.sweep import figures, report
-from rnnlab.sweep.report import Result
+from rnnlab.sweep.results import Result, axis_of, compare_with_best, lines_of
 
 INF = float("inf")
 
@@ -39,8 +39,8 @@ def results(table, *, diverged=(), stopped=(), **settings):
 
 
 def compared(table, **options):
-    (line,) = report.lines_of(results(table, **options), "optim.clip_norm")
-    return line, report.compare(line)
+    (line,) = lines_of(results(table, **options), "optim.clip_norm")
+    return line, compare_with_best(line)
 
 
 def said(table, **options):
@@ -123,8 +123,8 @@ def test_a_point_that_is_not_trained_to_the_end_is_not_compared():
 def test_the_axis_and_the_lines():
     found = results(SEEDS, **{"model.cell": "gru", "model.hidden": 77})
     found += results(SEEDS, **{"model.cell": "rnn", "model.hidden": 142})
-    assert report.axis_of(found) == "optim.clip_norm"
-    lines = report.lines_of(found, "optim.clip_norm")
+    assert axis_of(found) == "optim.clip_norm"
+    lines = lines_of(found, "optim.clip_norm")
     assert [line.label for line in lines] == ["gru, hidden 77", "rnn, hidden 142"]
     assert lines[0].parts == ("gru", "hidden 77")
     assert [point.value for point in lines[0].points] == [0.1, 1.0, INF]
@@ -135,10 +135,10 @@ def test_the_axis_and_the_lines():
         r._replace(settings={"optim.learning_rate": 0.1 * i, "seed": 0})
         for i, r in enumerate(found)
     ]
-    assert report.axis_of(rates) == "optim.learning_rate"
+    assert axis_of(rates) == "optim.learning_rate"
     cells = [r._replace(settings={"model.cell": str(i)}) for i, r in enumerate(found)]
-    assert report.axis_of(cells) is None
-    assert len(report.lines_of(cells, None)) == len(cells)
+    assert axis_of(cells) is None
+    assert len(lines_of(cells, None)) == len(cells)
 
 
 def test_a_row_of_the_ranked_table():
@@ -166,11 +166,11 @@ def test_figures_of_what_is_done_diverged_and_not_begun(tmp_path):
     found += results(dict.fromkeys(far, (1.9, 1.95)), **{"model.cell": "gru"})
     unbegun = results(dict.fromkeys(far, (math.nan,)), **{"model.cell": "lstm"})
     found += [r._replace(state="open", rows=[]) for r in unbegun]
-    lines = report.lines_of(found, "optim.clip_norm")
-    figures.against(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
-    figures.learning(lines, tmp_path / "learning.png", axis="optim.clip_norm", unit="char")
-    figures.norms(lines, tmp_path / "norms.png", every=4)
-    figures.learning(report.lines_of(found[:1], None), tmp_path / "one.png", axis=None, unit="char")
+    lines = lines_of(found, "optim.clip_norm")
+    figures.draw_validation(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
+    figures.draw_learning(lines, tmp_path / "learning.png", axis="optim.clip_norm", unit="char")
+    figures.draw_norms(lines, tmp_path / "norms.png", every=4)
+    figures.draw_learning(lines_of(found[:1], None), tmp_path / "one.png", axis=None, unit="char")
     first, second, *_ = drawn(tmp_path / "against.png")
     assert min(first, second) > 200
 
@@ -180,11 +180,11 @@ def test_many_lines_are_drawn_beside_each_other(tmp_path):
     for reduction in ("mean", "sum_over_time"):
         for cell in ("rnn", "ugrnn", "gru"):
             found += results(SEEDS, **{"optim.reduction": reduction, "model.cell": cell})
-    lines = report.lines_of(found, "optim.clip_norm")
+    lines = lines_of(found, "optim.clip_norm")
     assert lines[0].keys == ("optim.reduction", "model.cell")
     groups = figures._columns_of(lines)
     assert {name: len(group) for name, group in groups.items()} == {"mean": 3, "sum_over_time": 3}
     assert list(figures._columns_of(lines[:3])) == [""]
-    figures.against(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
+    figures.draw_validation(lines, tmp_path / "against.png", axis="optim.clip_norm", unit="char")
     height, width, _ = imread(tmp_path / "against.png").shape
     assert width > 1.3 * height

@@ -19,8 +19,8 @@ import pytest
 import launch
 from rnnlab.errors import UsageError
 from rnnlab.run import checkpoint
-from rnnlab.sweep import members as sweep
 from rnnlab.sweep import slurm
+from rnnlab.sweep.members import Sweep, declare_members, prepare_sweep
 from rnnlab.train import train
 from tests.sweep import test_sweep
 from tests.sweep.test_sweep import experiment, final, rows
@@ -99,10 +99,10 @@ def commands(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def declared(text, folder: Path) -> sweep.Sweep:
+def declared(text, folder: Path) -> Sweep:
     path = experiment(folder, text, SEEDS)
     (folder / "sweep").mkdir()
-    return sweep.prepare(folder / "sweep", sweep.declared(path, []), unit="char", halving=0)
+    return prepare_sweep(folder / "sweep", declare_members(path, []), unit="char", halving=0)
 
 
 @pytest.mark.usefixtures("commands")
@@ -168,7 +168,7 @@ def test_nothing_is_submitted_twice_because_the_queue_is_silent(text, tmp_path):
     made = declared(text, tmp_path)
     slurm._submit(made, made.members, slurm.Options(), LAUNCH)
     with pytest.raises(UsageError, match="squeue does not say which members have a job"):
-        slurm.run(made, made.members, slurm.Options(), print, LAUNCH)
+        slurm.train_as_jobs(made, made.members, slurm.Options(), print, LAUNCH)
     assert len(list((made.folder / "slurm").iterdir())) == 1
 
 
@@ -459,9 +459,9 @@ def test_a_member_that_fails_is_told_of_and_the_others_finish(
     tmp_path,
 ):
     path, folder = experiment(tmp_path, text, SEEDS), tmp_path / "sweep"
-    members = sweep.declared(path, [])
+    members = declare_members(path, [])
     folder.mkdir()
-    sweep.prepare(folder, members, unit="char", halving=0)
+    prepare_sweep(folder, members, unit="char", halving=0)
     (folder / "members" / "001_seed=1" / "tensorboard").touch()  # where a folder has to be
     code, output = ended(started(cluster, folder))
     assert code == 1, output

@@ -4,21 +4,21 @@ import math
 
 import pytest
 
-from rnnlab.sweep import figures, report, solved
+from rnnlab.sweep import figures, solved
+from rnnlab.sweep.results import Line, Point, Result
 
 
 def member(error, state="done", *, at=None, summary=()):
     rows = [] if error is None else [{"split": "valid", "step": 1, "loss": 0.5, "error": error}]
-    return report.Result("m", {}, state, 0.5, dict(summary), rows + (at or []))
+    return Result("m", {}, state, 0.5, dict(summary), rows + (at or []))
 
 
 def line_of(points):
-    return report.Line(
+    return Line(
         ("model.cell",),
         ("rnn",),
         tuple(
-            report.Point(value, {}, 0, 0, math.nan, tuple(members))
-            for value, members in points.items()
+            Point(value, {}, 0, 0, math.nan, tuple(members)) for value, members in points.items()
         ),
     )
 
@@ -79,7 +79,7 @@ def test_beyond_is_the_mean_of_those_that_solved_the_longest():
 @pytest.mark.parametrize("cells", [("rnn",), ("rnn", "gru", "lstm")])
 def test_the_figures_are_drawn(tmp_path, cells):
     lines = [
-        report.Line(
+        Line(
             ("model.cell", "optim.clip_norm"),
             (cell, clip),
             line_of(
@@ -92,8 +92,8 @@ def test_the_figures_are_drawn(tmp_path, cells):
         for cell in cells
         for clip in ("no clipping", "clip_norm 1")
     ]
-    figures.success(lines, tmp_path / "success.png", axis="train.window")
-    figures.beyond(lines, tmp_path / "lengths.png", axis="train.window")
+    figures.draw_success(lines, tmp_path / "success.png", axis="train.window")
+    figures.draw_lengths(lines, tmp_path / "lengths.png", axis="train.window")
     for name in ("success.png", "lengths.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 2

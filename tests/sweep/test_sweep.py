@@ -19,8 +19,15 @@ from rnnlab.errors import Interrupted, UsageError
 from rnnlab.run import checkpoint, config
 from rnnlab.run import process as host
 from rnnlab.run.files import read_json, read_rows
-from rnnlab.sweep import executors, population, report, slurm
-from rnnlab.sweep import members as sweep
+from rnnlab.sweep import execute, halving, population, report, slurm, vmapped
+from rnnlab.sweep.members import (
+    Member,
+    _name,
+    declare_members,
+    open_sweep,
+    prepare_sweep,
+    read_summary,
+)
 from rnnlab.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,12 +110,12 @@ for cell in ("rnn", "gru"):
 
 def run(path: str | None, folder: Path, **options) -> tuple[int, list[str]]:
     said: list[str] = []
-    members = sweep.declared(path, []) if path else None
+    members = declare_members(path, []) if path else None
     jobs = options.pop("jobs", 0)
     chosen = {"executor": "vmap", "halving": None} | options
     asked = slurm.Options(jobs=jobs)
     launching = launch.PROGRAM.command
-    failed = executors.run(
+    failed = execute.train_members(
         folder, members, say=said.append, asked=asked, launch=launching, **chosen
     )
     return failed, said
@@ -267,7 +274,7 @@ def test_a_diverged_member_is_marked_and_the_other_finishes(diverged):
     # The same command has nothing to do.
     _, said = run(None, diverged)
     assert said == [f"2 members, 0 to run, in {diverged}"]
-    told = report.write(diverged)
+    told = report.write_report(diverged)
     assert "At learning_rate = 1e+38, 1 of 1 seeds diverged." in told
     assert "diverged" in (diverged / "results.csv").read_text()
 
@@ -276,7 +283,7 @@ def test_when_all_diverge_the_sweep_ends(text, tmp_path):
     body = 'for rate in (1e37, 1e38):\n    add(**{"optim.learning_rate": rate})'
     path = experiment(tmp_path, text, body, **{"optim.name": "sgd", "optim.ema": 0.0})
     assert run(path, tmp_path / "sweep")[0] == 0
-    told = report.write(tmp_path / "sweep")
+    told = report.write_report(tmp_path / "sweep")
     assert "all members: every member diverged." in told
 
 
@@ -391,9 +398,9 @@ def test_halving_stops_the_worse_members_at_each_rung(text, tmp_path, monkeypatc
         with pytest.raises(Cut):
             run(path, folder, halving=2)
     run(path, folder, halving=2)
-    kept = sweep.opened(folder)
-    assert executors.rungs(kept) == [3, 7, 14, 28]
-    ended = {m.name: sweep.summary(kept, m) for m in kept.members}
+    kept = open_sweep(folder)
+    assert halving.rungs(kept) == [3, 7, 14, 28]
+    ended = {m.name: read_summary(kept, m) for m in kept.members}
     left = list(ended)
     for rung, count in ((3, 3), (7, 2), (14, 1)):
         losses = {
@@ -408,7 +415,7 @@ def test_halving_stops_the_worse_members_at_each_rung(text, tmp_path, monkeypatc
         assert {n for n in left if ended[n].get("stopped_at") == rung} == set(left) - set(best)
         left = best
     assert ended[left[0]]["steps"] == 28
-    report.write(folder)
+    report.write_report(folder)
     assert "4 stopped early" in (folder / "report.md").read_text()
     assert run(None, folder)[1] == [f"5 members, 0 to run, in {folder}"]
     with pytest.raises(UsageError, match="--halving=2"):
@@ -448,9 +455,9 @@ def test_a_population_is_cut_into_batches_that_fit(straight, text, tmp_path, mon
 def test_local_runs_them_all_and_reports_the_one_that_crashes(text, tmp_path):
     path = experiment(tmp_path, text, "for seed in range(3): add(seed=seed)")
     folder = tmp_path / "sweep"
-    members = sweep.declared(path, [])
+    members = declare_members(path, [])
     folder.mkdir()
-    sweep.prepare(folder, members, unit="char", halving=0)
+    prepare_sweep(folder, members, unit="char", halving=0)
     # Something is wrong with the second one: its folder cannot be read back.
     (folder / "members" / "001_seed=1" / "metrics.jsonl").mkdir()
     failed, said = run(None, folder, executor="local", jobs=2)
@@ -473,18 +480,20 @@ def test_local_runs_them_all_and_reports_the_one_that_crashes(text, tmp_path):
 
 
 def test_a_damaged_sweep_json_is_written_anew_for_the_same_members(text, tmp_path, capsys):
-    members = sweep.declared(experiment(tmp_path, text, "for seed in range(2): add(seed=seed)"), [])
-    others = sweep.declared(experiment(tmp_path, text, "for seed in (0, 2): add(seed=seed)"), [])
+    members = declare_members(
+        experiment(tmp_path, text, "for seed in range(2): add(seed=seed)"), []
+    )
+    others = declare_members(experiment(tmp_path, text, "for seed in (0, 2): add(seed=seed)"), [])
     folder = tmp_path / "sweep"
     folder.mkdir()
-    sweep.prepare(folder, members, unit="char", halving=0)
+    prepare_sweep(folder, members, unit="char", halving=0)
     path = folder / "sweep.json"
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"halving": 0', b'"halving": 8'))
     for given in (None, others):
         with pytest.raises(UsageError, match=r"sweep\.json: it has changed since it was written"):
-            sweep.prepare(folder, given, unit="char", halving=0)
-    assert sweep.prepare(folder, members, unit="char", halving=0).halving == 0
+            prepare_sweep(folder, given, unit="char", halving=0)
+    assert prepare_sweep(folder, members, unit="char", halving=0).halving == 0
     assert path.read_bytes() == content
     assert "written anew" in capsys.readouterr().err
 
@@ -568,7 +577,7 @@ def test_a_dry_run_lists_the_members_and_writes_nothing(straight, tmp_path, caps
 
 def test_names_are_those_of_folders():
     changes = {"optim.clip_norm": float("inf"), "model.options.kernel_h_init": "identity:0.9"}
-    assert sweep._name(7, changes) == "007_clip_norm=inf_kernel_h_init=identity-0.9"
+    assert _name(7, changes) == "007_clip_norm=inf_kernel_h_init=identity-0.9"
 
 
 @pytest.mark.parametrize("value", [0.1, float("inf"), True, (1, 2), "orthogonal", 3])
@@ -585,7 +594,7 @@ def test_members_that_fail_before_their_first_row(
 ):
     """There is no report, which is told, and the exit code is theirs."""
     path, folder = experiment(tmp_path, text, "add(seed=0)"), tmp_path / "sweep"
-    monkeypatch.setattr(executors, "run", lambda *arguments, **options: failed)
+    monkeypatch.setattr(execute, "train_members", lambda *arguments, **options: failed)
     monkeypatch.setattr(host, "make_devices", lambda count: None)
     assert launch.main(["sweep", f"--config={path}", f"--workdir={folder}"]) == code
     (line,) = capsys.readouterr().err.splitlines()
@@ -623,14 +632,14 @@ def test_one_damaged_checkpoint_costs_time_and_not_the_sweep(text, tmp_path, cap
 def test_a_signal_in_a_last_step_is_not_lost(text, tmp_path, monkeypatch):
     """The first group has come to its end: the second does not begin."""
     path = experiment(tmp_path, text, 'for cell in ("rnn", "gru"): add(**{"model.cell": cell})')
-    folder, finish = tmp_path / "sweep", executors.Record.finish
+    folder, finish = tmp_path / "sweep", vmapped.Record.finish
 
     def interrupted(self, *arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return finish(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(executors.Record, "finish", interrupted)
+        patch.setattr(vmapped.Record, "finish", interrupted)
         with pytest.raises(Interrupted, match="resume with"):
             run(path, folder)
     members = sorted((folder / "members").iterdir())
@@ -645,7 +654,7 @@ def test_a_validation_loss_that_is_not_finite_does_not_go_on(tmp_path):
     class Stub:
         halving = 2
         members = tuple(
-            sweep.Member(f"m{i}", {}, config.load(str(ROOT / "experiments" / "default.py"), []))
+            Member(f"m{i}", {}, config.load(str(ROOT / "experiments" / "default.py"), []))
             for i in range(4)
         )
 
@@ -656,6 +665,6 @@ def test_a_validation_loss_that_is_not_finite_does_not_go_on(tmp_path):
         (tmp_path / member.name).mkdir()
         row = f'{{"step": 10, "split": "valid", "loss": {loss}}}\n'
         (tmp_path / member.name / "metrics.jsonl").write_text(row)
-    executors._halve(Stub(), 10, lambda text: None)
+    halving.stop_worst(Stub(), 10, lambda text: None)
     stopped = [(tmp_path / member.name / "summary.json").exists() for member in Stub.members]
     assert stopped == [True, True, False, False]
