@@ -75,7 +75,7 @@ class Model(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """The recurrent model of a task laid open, for `rnnlab.diagnose.report`."""
+    """The recurrent model of a task laid open, for `rnnlab.diagnose`."""
 
     net: Model
     # batch -> the named arguments of net.apply: x, and lengths, mask, reset where there are any

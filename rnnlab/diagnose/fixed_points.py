@@ -4,7 +4,7 @@ With the step s' = F(s, x*) and x* held, q(s) = 1/2 |F(s, x*) - s|^2 is half the
 it is 0 there is a fixed point, where it is small and not 0 a slow point. q is minimised from many
 starts by damped Gauss-Newton steps (Levenberg 1944; Marquardt 1963), the damping adapted as by
 Nielsen 1999, in float64 whatever the precision of the model. The state s is the vector of
-`dynamics`; the linear motion near a point is that of the Jacobian dF/ds.
+`trajectory`; the linear motion near a point is that of the Jacobian dF/ds.
 """
 
 import functools
@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from scipy.sparse.csgraph import connected_components
 
-from rnnlab.diagnose.dynamics import double, flow, joined
+from rnnlab.diagnose.trajectory import double, joined, vector_step
 from rnnlab.errors import UsageError
 from rnnlab.models.stack import NO_TOKEN
 from rnnlab.recurrence.taps import Seen
@@ -106,7 +106,7 @@ class _Search(NamedTuple):
 
 def _step_of(cell: Cell, params: Params, x: Array) -> Any:
     z = jax.tree.map(lambda leaf: leaf[0], cell.project(params, x[None, None], None))
-    return flow(cell, params, cell.carry(1, jnp.float64), z)[1]
+    return vector_step(cell, params, cell.carry(1, jnp.float64), z)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "batch"))
@@ -166,7 +166,7 @@ def _speeds(cell: Cell, params: Params, x: Array, states: Array) -> Array:
     return lax.map(lambda s: 0.5 * jnp.sum((step(s) - s) ** 2), states, batch_size=1024)
 
 
-def fixed_points(
+def find(
     cell: Cell,
     params: Params,
     x: Any,
@@ -332,36 +332,3 @@ def lines_of(
             place = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
             lines.append(Line(tuple(able[i] for i in inside), float(np.ptp(place))))
     return tuple(sorted(lines, key=lambda line: -len(line.members)))
-
-
-# ---- in words
-
-
-def fixed_point_sentences(points: FixedPoints, name: str) -> list[str]:
-    """What `fixed_points` says of the layer called `name`: how many fixed points (q <= tolerance) and
-    slow points (q <= slow) were found from how many starts, and what became of the others; how many
-    there are of each kind; each candidate line attractor.
-    """
-    fixed = int((points.q <= points.tolerance).sum())
-    slow = len(points.q) - fixed
-    reached = int(points.found.sum())
-    said = [
-        f"Of {points.starts} searches in {name}, {reached} ended at {_number(fixed, 'fixed point')} "
-        f"(q <= {points.tolerance:g}) and {_number(slow, 'slow point')} (q <= {points.slow:g}), "
-        f"{points.fast} at a minimum of q above that, and {points.unfinished} did not come to rest."
-    ]
-    for kind in sorted(set(points.kinds), key=lambda kind: (-points.kinds.count(kind), kind)):
-        q = points.q[[k == kind for k in points.kinds]]
-        span = f"q {q.max():.1g}" if len(q) == 1 else f"q from {q.min():.1g} to {q.max():.1g}"
-        said.append(f"{len(q)} of them: {kind} ({span}).")
-    for line in points.lines:
-        q = points.q[list(line.members)].max()
-        said.append(
-            f"{len(line.members)} points (q at most {q:.1g}) are linked along their slow direction over a "
-            f"length of {line.length:.2g}: a candidate line attractor."
-        )
-    return said
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" + "s" * (count != 1)

@@ -1,7 +1,7 @@
 """How the gradient survives k steps at initialisation, over the scale of W_h and that of the inputs.
 
 The gradient of <v, s_k> by s_0 is P^T v, with P = J_{k-1} ... J_0 the product of the Jacobians of
-the state (`dynamics`) from s_0 = 0 on, and v a random unit vector. Its norm has the same
+the state (`trajectory`) from s_0 = 0 on, and v a random unit vector. Its norm has the same
 distribution as |P v|, since P and P^T have the same singular values and v no preferred direction;
 |P v| is what is computed, in one forward pass that yields it for every k and, normalised after each
 step, leaves no float's range. The border between vanishing and exploding gradients (Bengio et al.
@@ -11,17 +11,33 @@ step, leaves no float's range. The border between vanishing and exploding gradie
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rnnlab import cells
-from rnnlab.diagnose.dynamics import flow, power_of_ten
+from rnnlab.diagnose.axes import (
+    LEGEND,
+    LINES,
+    cell_edges,
+    finite,
+    label_logarithms,
+    number_points,
+    whole_numbers,
+)
+from rnnlab.diagnose.subject import Findings, Section, Subject
+from rnnlab.diagnose.trajectory import vector_step
+from rnnlab.diagnose.wording import power_of_ten
 from rnnlab.errors import UsageError
+from rnnlab.recurrence import taps
 from rnnlab.recurrence.leaves import inexact
+from rnnlab.run.figure import MARKERS, plain, save
 from rnnlab.types import Array, Cell, Params
 
 SATURATED = 0.95  # |y| above which an output of tanh counts as saturated: its slope is below 0.1
@@ -69,7 +85,7 @@ def _growth(cell: Cell, params: Params, x: Array, v: Array) -> tuple[Array, Arra
 
     def advance(state: Any, z: Any) -> tuple[Any, tuple[Array, Array]]:
         carry, u, total = state
-        s, step = flow(cell, params, carry, z)
+        s, step = vector_step(cell, params, carry, z)
         _, u = jax.jvp(step, (s,), (u,))
         norm = jnp.linalg.norm(u)
         u = u / jnp.where(norm > 0, norm, 1)
@@ -148,7 +164,7 @@ def _sizes(cell: Cell, input_size: int, steps: int, draws: int) -> None:
             )
 
 
-def scan(
+def measure(
     cell: Cell,
     *,
     input_size: int,
@@ -206,7 +222,7 @@ def schemes(name: str, hidden: int, wanted: Sequence[str] | None = None) -> dict
     return found
 
 
-def curves(
+def measure_schemes(
     cell: Cell,
     by_scheme: Mapping[str, Cell],
     *,
@@ -221,7 +237,7 @@ def curves(
     cell: that of the scan, by whose kernels the schemes' are measured.
     by_scheme: the same cell under other initialisations, as from `schemes`.
 
-    Raises UsageError as `scan` does.
+    Raises UsageError as `measure` does.
     """
     for each in (cell, *by_scheme.values()):
         _sizes(each, input_size, steps, draws)
@@ -254,10 +270,10 @@ def nearest(found: Scan, scale_x: float) -> int:
     return int(np.abs(found.scales_x - scale_x).argmin())
 
 
-def scan_sentences(found: Scan, by_scheme: Sequence[Curve]) -> list[str]:
-    """What `scan` and `curves` say: where log10 crosses 0 at the input scale nearest to 1; and for
-    each scheme, by descending log10 at its last step, how the gradient fares: it "explodes" if log10
-    > 1, "vanishes" if < -1, and else "keeps its size within a factor of ten".
+def sentences(found: Scan, by_scheme: Sequence[Curve]) -> list[str]:
+    """What `measure` and `measure_schemes` say: where log10 crosses 0 at the input scale nearest to 1;
+    and for each scheme, by descending log10 at its last step, how the gradient fares: it "explodes" if
+    log10 > 1, "vanishes" if < -1, and else "keeps its size within a factor of ten".
     """
     scale = found.scales_x[nearest(found, 1.0)]
     places = " and ".join(f"{place:.3g}" for place in border(found, 1.0))
@@ -282,3 +298,95 @@ def scan_sentences(found: Scan, by_scheme: Sequence[Curve]) -> list[str]:
             f"With {curve.scheme} it {fate}: its norm is {power_of_ten(end)} after {len(curve.log10)} steps."
         )
     return said
+
+
+def draw(found: Scan, curves: Sequence[Curve], path: Path, *, title: str) -> None:
+    """Left, the map of the gradient's norm after k steps over the scales, with its border (norm 1),
+    where half of the outputs are saturated, and the schemes by number; right, a curve a scheme."""
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+    order_h, order_x = np.argsort(found.scales_h), np.argsort(found.scales_x)
+    axes = found.scales_h[order_h], found.scales_x[order_x]
+    logs = finite(found.log10)[order_h][:, order_x].T
+    saturated = found.saturated[order_h][:, order_x].T
+    known = np.abs(logs[np.isfinite(logs)])
+    limit = float(np.quantile(known, 0.9)) if known.size and known.max() > 0 else 1.0
+    log = [bool((axis > 0).all() and axis[-1] > 4 * axis[0]) for axis in axes]
+    left.set_facecolor("#dddddd")  # where the gradient is 0
+    edges = [cell_edges(axis, on) for axis, on in zip(axes, log, strict=True)]
+    mesh = left.pcolormesh(*edges, logs, cmap="RdBu_r", vmin=-limit, vmax=limit, rasterized=True)
+    scales = zip((left.set_xscale, left.set_yscale), (left.xaxis, left.yaxis), log, strict=True)
+    for set_scale, one, on in scales:
+        if on:
+            set_scale("log")
+            one.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            one.set_major_formatter("{x:g}")
+            one.set_minor_formatter(NullFormatter())
+    marks = []
+    if min(logs.shape) > 1:
+        for values, level, style, label in (
+            (logs, 0.0, "-", "border: norm 1"),
+            (saturated, 0.5, ":", "half of the outputs beyond 0.95"),
+        ):
+            seen = values[np.isfinite(values)]
+            if seen.size and seen.min() < level < seen.max():
+                left.contour(
+                    *axes, values, levels=[level], colors="black", linestyles=style, linewidths=2
+                )
+                marks.append(left.plot([], [], style, color="black", lw=2, label=label)[0])
+    number_points(left, [(curve.scale_h, curve.scale_x) for curve in curves])
+    if marks:
+        left.legend(handles=marks, loc="lower right", **LEGEND)
+    left.set(xlabel="scale of $W_h$", ylabel="scale of the inputs")
+    left.set_title(f"gradient after {found.steps} steps", fontsize=10)
+    bar = figure.colorbar(mesh, ax=left, extend="both")
+    bar.set_label("norm of the gradient, mean of the logarithm")
+    label_logarithms(bar.ax)
+    for number, curve in enumerate(curves):
+        k = np.arange(1, len(curve.log10) + 1)
+        colour, marker = LINES[number % 8], MARKERS[number % 8]
+        label = f"{number + 1}  {curve.scheme}"
+        every = (number % 4, max(1, len(k) // 8))
+        right.plot(
+            k, finite(curve.log10), color=colour, marker=marker, ms=5, lw=1.4,
+            markevery=every if len(k) > 4 else 1, label=label,
+        )  # fmt: skip
+    right.axhline(0, color="black", lw=0.8)
+    right.set(xlabel="number of steps $k$", ylabel="norm of the gradient")
+    right.set_title("each scheme, inputs of scale 1", fontsize=10)
+    label_logarithms(right)
+    whole_numbers(right)
+    plain(right)
+    if curves:
+        right.legend(**LEGEND)
+    figure.suptitle(title, parse_math=False)
+    save(figure, path)
+
+
+def examine(subject: Subject, folder: Path) -> Findings | None:
+    """The section: initialisation.png; None of a run, as it is about what a model starts from, and of
+    a cell without kernels by the names kernel_h and kernel_x."""
+    first = taps.units(subject.params)[0]
+    if subject.is_run or not {"kernel_x", "kernel_h"} <= first.keys():
+        return None
+    cell, model = subject.probe.net.cell, subject.config.model
+    size, steps = first["kernel_x"].shape[0], 50
+    found = measure(
+        cell,
+        input_size=size,
+        scales_h=np.linspace(0.1, 2.5, 21).tolist(),
+        scales_x=np.geomspace(0.05, 10, 19).tolist(),
+        steps=steps,
+    )
+    by_scheme = schemes(model.cell, model.hidden)
+    curves = measure_schemes(cell, by_scheme, input_size=size, steps=steps)
+    title = f"{model.cell}, {model.hidden} units"
+    draw(found, curves, folder / "initialisation.png", title=title)
+    caption = (
+        "Left: log10 of the norm of the gradient after 50 steps over the scales of W_h and of Gaussian "
+        "inputs, with the border between vanishing and exploding. Right: by initialisation scheme."
+    )
+    return Findings(sentences(found, curves), [("initialisation.png", caption)])
+
+
+SECTION = Section(100, "Initialisations", examine)

@@ -2,12 +2,12 @@
 
 After Karpathy, Johnson and Fei-Fei 2015 (arXiv 1506.02078), who found single units of an LSTM that
 are on inside quotes, or count the characters of a line. Here every unit is ranked for every label of
-`labels`, beside what the best of as many units would reach by chance; `write` makes a page of
+`labels`, beside what the best of as many units would reach by chance; `write_page` makes a page of
 it, in which the text is coloured by any unit.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.data.vocabulary import Vocabulary
-from rnnlab.diagnose import labels, page
-from rnnlab.diagnose.context import draw_context
+from rnnlab.diagnose import context, labels, page
+from rnnlab.diagnose.context import Memory, at_least_float32, check_causal, check_length
 from rnnlab.diagnose.ranking import Ranking, rank
+from rnnlab.diagnose.subject import Findings, Section, Subject
 from rnnlab.errors import UsageError
 from rnnlab.run.files import write_file
 from rnnlab.tasks.metrics import tokens as metrics
 from rnnlab.types import Array, Model, Params
-
-NEAR = 0.01  # by what share of the loss with the whole context a shorter one may be worse
 
 
 class Unit(NamedTuple):
@@ -46,28 +45,7 @@ class Read(NamedTuple):
     losses: np.ndarray  # [N], -log p of each character in nats; nan for the first, never predicted
 
 
-class Memory(NamedTuple):
-    """The loss by how much of the text the model sees."""
-
-    lengths: tuple[int, ...]  # n, the characters it sees, from a zero state
-    losses: tuple[float, ...]  # nats a character, mean over the positions
-    errors: tuple[float, ...]  # the standard error of its difference from `full`
-    full: float  # the loss of the same positions with all before them
-    positions: int
-
-    @property
-    def characters(self) -> int | None:
-        """The memory of the model: the smallest length from which on every loss lies within 1% of
-        `full`, or below it. None if the longest does not."""
-        found = None
-        for length, loss in zip(reversed(self.lengths), reversed(self.losses), strict=True):
-            if not loss <= (1.0 + NEAR) * self.full:
-                break
-            found = length
-        return found
-
-
-def write(
+def write_page(
     net: Model,
     params: Params,
     vocabulary: Vocabulary,
@@ -92,14 +70,14 @@ def write(
         labels begin to hold most often, by the sum over the labels of log(1 + times).
     units: the page has all of the model's units if they are not more, else the best for each label
         and a random sample of the others, so many in all; about 5 kB each.
-    top, shifts: see `rank`; longest, positions: see `memory`.
+    top, shifts: see `rank`; longest, positions: see `context.measure`.
 
     Returns what can be said of the model, a sentence each. The files replace older ones at once.
 
     Raises UsageError for a bidirectional model, a state that is not finite, tokens that the
     vocabulary does not have, and a text that is too short.
     """
-    _check_causal(net)
+    check_causal(net)
     least = {"characters": characters, "shown": shown, "units": units, "top": top}
     for name, value in (
         least | {"shifts": shifts, "longest": longest, "positions": positions}
@@ -112,15 +90,17 @@ def write(
             f"the text has tokens from {tokens.min()} to {tokens.max()}, the vocabulary those from 0 "
             f"to {vocabulary.size - 1}: give the text and the vocabulary of one run"
         )
-    _check_length(tokens, longest)
+    check_length(tokens, longest)
     unit = "byte" if vocabulary.level == "byte" else "character"
     seen = read(net, params, tokens)
     text = text_of(vocabulary, tokens)
     found = labels.of(text)
     rankings = rank(seen.values, found, top=top, shifts=shifts, seed=seed)
-    kept = memory(net, params, tokens, seen.losses, longest=longest, positions=positions, seed=seed)
+    kept = context.measure(
+        net, params, tokens, seen.losses, longest=longest, positions=positions, seed=seed
+    )
     said = sentences(rankings, seen.units, kept, unit=unit)
-    draw_context(kept, Path(folder) / "context.png", title=title, unit=unit)
+    context.draw(kept, Path(folder) / "context.png", title=title, unit=unit)
     begin = _stretch(text, found, shown)
     part = slice(begin, begin + shown)
     columns = _columns(rankings, len(seen.units), units, seed)
@@ -181,22 +161,7 @@ def sentences(
             )
         else:
             said.append(f"{who} follows {name} with a rank correlation of {value:+.2f} ({chance})")
-    return [*said, _remembers(kept, unit)]
-
-
-def _remembers(kept: Memory, unit: str) -> str:
-    full = f"the {kept.full:.3f} with all the text before ({kept.positions} random positions)"
-    if kept.characters is None:
-        return (
-            f"the memory of the model is longer than {kept.lengths[-1]} {unit}s: with so many its loss "
-            f"is {kept.losses[-1]:.3f} nats per {unit}, more than 1% above {full}"
-        )
-    at = kept.lengths.index(kept.characters)
-    return (
-        f"the memory of the model is {kept.characters} {unit}{'s' * (kept.characters > 1)}: from so "
-        f"many on its loss ({kept.losses[at]:.3f} nats per {unit}, {2 * kept.errors[at]:.3f} either "
-        f"way) is at most 1% above {full}"
-    )
+    return [*said, context.sentence(kept, unit)]
 
 
 def _chance(units: int, shifts: int) -> str:
@@ -254,7 +219,7 @@ def _pieces(vocabulary: Vocabulary, tokens: np.ndarray) -> list[str]:
 
 
 def _stretch(text: str, found: dict[str, np.ndarray], shown: int) -> int:
-    """Where what is shown begins: see `write`."""
+    """Where what is shown begins: see `write_page`."""
     flags = np.stack([label for label in found.values() if label.dtype == bool])  # [labels, N]
     begins = flags & ~np.pad(flags[:, :-1], ((0, 0), (1, 0)))
     times = np.pad(np.cumsum(begins, axis=1), ((0, 0), (1, 0)))  # before each character
@@ -264,7 +229,7 @@ def _stretch(text: str, found: dict[str, np.ndarray], shown: int) -> int:
 
 
 def _columns(rankings: Sequence[Ranking], count: int, units: int, seed: int) -> list[int]:
-    """The columns that the page has: see `write`."""
+    """The columns that the page has: see `write_page`."""
     if count <= units:
         return list(range(count))
     best = {column for ranking in rankings for column in ranking.columns}
@@ -284,7 +249,7 @@ def read(net: Model, params: Params, tokens: Any, *, window: int = 256) -> Read:
 
     Raises UsageError for a bidirectional model, and where a state is not finite.
     """
-    _check_causal(net)
+    check_causal(net)
     tokens = np.asarray(tokens, np.int32)
     dtype = jax.tree.leaves(params)[0].dtype
     units: tuple[Unit, ...] = ()
@@ -316,7 +281,7 @@ def _watch(net: Model, params: Params, carry: Any, x: Array) -> tuple[Any, Any, 
     """x int [T + 1, 1] -> (carry, a tuple with {part: [T, H]} a layer, losses [T] of x[1:])."""
     carry, logits, seen = net.watch(params, carry, x[:-1])
     parts = tuple(_parts(each.states) for each in seen)
-    return carry, parts, metrics.cross_entropy(_wide(logits), x[1:])[:, 0]
+    return carry, parts, metrics.cross_entropy(at_least_float32(logits), x[1:])[:, 0]
 
 
 def _parts(states: Any) -> dict[str, Array]:
@@ -324,7 +289,7 @@ def _parts(states: Any) -> dict[str, Array]:
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(states):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        value = _wide(leaf.reshape(leaf.shape[0], -1))
+        value = at_least_float32(leaf.reshape(leaf.shape[0], -1))
         found[name] = jnp.tanh(value) if name == "c" else value
     return found
 
@@ -338,80 +303,29 @@ def _units(net: Model, parts: Any) -> tuple[Unit, ...]:
     )
 
 
-def _wide(array: Array) -> Array:
-    return array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
+def examine(subject: Subject, folder: Path) -> Findings | None:
+    """The section: reading.html and context.png; None at initialisation, and of a model that is not
+    one of text or has two directions."""
+    if subject.probe.text is None or not subject.is_run or not subject.probe.net.causal:
+        return None
+    vocabulary, tokens = subject.probe.text()
+    told = write_page(
+        subject.probe.net,
+        subject.params,
+        vocabulary,
+        tokens,
+        folder,
+        title=subject.title,
+        seed=subject.config.seed,
+    )
+    figures = [
+        (
+            "reading.html",
+            "Every unit's activation coloured over held-out text; open it in a browser.",
+        ),
+        ("context.png", "The loss against how many characters the model sees."),
+    ]
+    return Findings([f"{s[0].upper()}{s[1:]}." for s in told], figures)
 
 
-def _check_causal(net: Model) -> None:
-    if not net.causal:
-        raise UsageError(
-            "a bidirectional model cannot be read: its state at a character depends on the text "
-            "after it; give one with model.bidirectional=False"
-        )
-
-
-# ---- memory
-
-
-def memory(
-    net: Model,
-    params: Params,
-    tokens: Any,
-    losses: np.ndarray,
-    *,
-    longest: int,
-    positions: int,
-    seed: int,
-) -> Memory:
-    """The loss at random positions of `tokens` [N] from the last n characters alone.
-
-    losses: those of `read`, with the whole text before each position. n: 1, 2, 3, 4, 6, 8, 12, ...,
-        the powers of two and what lies midway, up to `longest`. Every position has at least
-        `longest` characters before it; there are fewer than `positions` in a short text.
-
-    Raises UsageError for a text that is too short, and for a bidirectional model.
-    """
-    _check_causal(net)
-    tokens = np.asarray(tokens, np.int32)
-    _check_length(tokens, longest)
-    random = np.random.default_rng(seed)
-    places = np.arange(longest, len(tokens))
-    chosen = np.sort(random.choice(places, min(positions, len(places)), replace=False))
-    full = losses[chosen]
-    lengths = tuple(_lengths(longest))
-    found = []
-    for n in lengths:
-        x = tokens[chosen + np.arange(-n, 1)[:, None]]  # [n + 1, positions]
-        found.append(np.asarray(_last_loss(net, params, x), np.float64))
-    spread = [float(np.std(each - full) / np.sqrt(len(chosen))) for each in found]
-    means = tuple(float(each.mean()) for each in found)
-    return Memory(lengths, means, tuple(spread), float(full.mean()), len(chosen))
-
-
-def _check_length(tokens: np.ndarray, longest: int) -> None:
-    if len(tokens) <= longest:
-        raise UsageError(
-            f"the text has {len(tokens)} characters: a context of {longest} needs at least "
-            f"{longest + 1}; lower `longest`, or give more text"
-        )
-
-
-def _lengths(longest: int) -> Iterator[int]:
-    n = 1
-    while n <= longest:
-        yield n
-        if n > 1 and n * 3 // 2 <= longest:
-            yield n * 3 // 2
-        n *= 2
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _last_loss(net: Model, params: Params, x: Array) -> Array:
-    """The loss [B] of the last row of x [n + 1, B], read from a zero state."""
-    carry = net.carry(x.shape[1], jax.tree.leaves(params)[0].dtype)
-    if x.shape[0] > 2:
-        carry, _ = net.apply(
-            params, carry, x[:-2]
-        )  # what the readout says of these is not computed
-    _, logits = net.apply(params, carry, x[-2:-1])
-    return metrics.cross_entropy(_wide(logits), x[-1:])[0]
+SECTION = Section(110, "Reading the model", examine)

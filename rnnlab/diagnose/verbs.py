@@ -34,7 +34,7 @@ def diagnose_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_diagnose(call: Call) -> None:
     """Write the diagnosis of a run, of a config at initialisation, or of a sweep's members."""
-    from rnnlab.diagnose import compare, report
+    from rnnlab.diagnose import compare, report, subject
     from rnnlab.errors import UsageError
     from rnnlab.run import config
     from rnnlab.run.display import say, warn
@@ -49,12 +49,12 @@ def run_diagnose(call: Call) -> None:
     folder = Path(flags.out) if flags.out else folder
     of_run = {"which": flags.checkpoint, "window": flags.window, "warn": warn}
     if flags.workdir and compare.is_sweep(workdir):
-        path = compare.write(workdir, folder, say=say, **of_run)
+        path = compare.write_report(workdir, folder, say=say, **of_run)
     elif flags.workdir:
-        path = report.write(report.of_run(workdir, **of_run), folder, say=say)
+        path = report.write_report(subject.of_run(workdir, **of_run), folder, say=say)
     else:
-        subject = report.of_config(config.load(flags.config, call.overrides), name, flags.window)
-        path = report.write(subject, folder, say=say)
+        initial = config.load(flags.config, call.overrides)
+        path = report.write_report(subject.of_config(initial, name, flags.window), folder, say=say)
     say(f"the diagnosis is in {path}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnnlab.recurrence import saturation, taps
+from rnnlab.recurrence import activations, taps
 from rnnlab.recurrence.unrolling import valid_steps
 from rnnlab.types import Array, Config, Params, Probe
 
@@ -60,7 +60,7 @@ def seen_in(
     _, _, seen = net.watch(params, start, **shown)
     valid = valid_steps(inputs["x"].shape[0], shown.get("lengths"), shown.get("mask"))
     shares = [
-        saturation.share(net.cell, layer, each, valid)
+        activations.share(net.cell, layer, each, valid)
         for layer, each in zip(taps.units(params), seen, strict=True)
     ]
     return {

@@ -9,9 +9,9 @@ import pytest
 from scipy.optimize import brentq
 
 from rnnlab import cells
-from rnnlab.diagnose import fixed_points
+from rnnlab.diagnose import fixed_points, portrait
 from rnnlab.errors import UsageError
-from tests.diagnose.test_dynamics import driven, linear, matrix, watch
+from tests.diagnose.test_trajectory import driven, linear, matrix, watch
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -27,7 +27,7 @@ def unit(weights, bias=0.0):
 
 def search(cell, params, starts, x=None, **options):
     x = np.zeros(cell.hidden) if x is None else x
-    return fixed_points.fixed_points(cell, params, x, np.asarray(starts, float), **options)
+    return fixed_points.find(cell, params, x, np.asarray(starts, float), **options)
 
 
 def spread(count, size, scale=1.0, seed=0):
@@ -111,7 +111,7 @@ def test_every_cell_stands_still_where_it_is_said_to(name, float64):
     cell, params, seen = driven(name, hidden=8, time=20)
     starts = fixed_points.starting_states(seen, count=10, noise=0.1)
     x = np.full(3, 0.3)
-    found = fixed_points.fixed_points(cell, params, x, starts)
+    found = fixed_points.find(cell, params, x, starts)
     assert len(found.q)
     assert (found.q < 1e-20).all()
     tree, sizes = jax.tree.structure(seen.states), [8] * len(jax.tree.leaves(seen.states))
@@ -140,7 +140,7 @@ def test_a_ghost_is_a_slow_point():
     assert slow == pytest.approx(0.5 * (math.tanh(2 * state + b) - state) ** 2, rel=1e-9)
     assert 1e-9 < slow < 1e-6
     assert found.kinds[1] == "marginal with 1 slow direction"
-    said = fixed_points.fixed_point_sentences(found, "layer 1")[0]
+    said = portrait.sentences(found, "layer 1")[0]
     assert "ended at 1 fixed point (q <= 1e-22) and 1 slow point (q <= 1e-06)" in said
     strict = search(cell, params, [[h], [h + 0.05], [0.9]], slow=1e-9)
     assert len(strict.q) == 1
@@ -159,7 +159,7 @@ def test_duplicates_are_merged_by_distance():
 def test_a_search_that_is_cut_short_says_so():
     found = search(*unit(2.0), [[0.4], [0.9575]], limit=1)
     assert found.unfinished >= 1
-    assert "did not come to rest" in fixed_points.fixed_point_sentences(found, "it")[0]
+    assert "did not come to rest" in portrait.sentences(found, "it")[0]
 
 
 def test_a_start_that_is_not_finite_is_not_finished():
@@ -192,7 +192,7 @@ def test_a_line_attractor(float64):
     place = found.states @ direction
     np.testing.assert_allclose(found.states, place[:, None] * direction, atol=1e-9)
     assert line.length == pytest.approx(np.ptp(place), rel=1e-9)
-    said = fixed_points.fixed_point_sentences(found, "layer 1")
+    said = portrait.sentences(found, "layer 1")
     assert said[-1].startswith("40 points")
     assert said[-1].endswith("a candidate line attractor.")
 

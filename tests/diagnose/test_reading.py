@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from rnnlab.data.vocabulary import Vocabulary
-from rnnlab.diagnose import labels, page, ranking, reading
+from rnnlab.diagnose import context, labels, page, ranking, reading
 from rnnlab.errors import UsageError
 from rnnlab.models import stack
-from rnnlab.types import Model
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -147,7 +146,7 @@ def test_constructed_units_are_ranked_first(tmp_path):
     found = labels.of(text)
     np.testing.assert_array_equal(seen.values[:, 5], found["position in the line"])
     options = {"title": "constructed", "seed": 1, "shifts": 40, "longest": 4, "positions": 20}
-    said = reading.write(net, params, vocabulary, tokens, tmp_path, **options)
+    said = reading.write_page(net, params, vocabulary, tokens, tmp_path, **options)
     latch = next(line for line in said if "'inside parentheses'" in line)
     assert re.fullmatch(
         r"unit 17 of layer 1 follows 'inside parentheses' with AUC 1\.00 "
@@ -180,7 +179,7 @@ def sentence(**changes):
         "chance": 0.7,
     } | changes
     units = (reading.Unit("layer 1", "c", 0), reading.Unit("layer 2", "h", 3))
-    kept = reading.Memory((1, 2), (2.0, 1.0), (0.1, 0.05), 0.999, 9)
+    kept = context.Memory((1, 2), (2.0, 1.0), (0.1, 0.05), 0.999, 9)
     said = reading.sentences([ranking.Ranking(**given)], units, kept, unit="byte")
     assert len(said) == 2
     return said
@@ -206,102 +205,6 @@ def test_what_is_said_follows_from_the_numbers():
         "unit 3 of layer 2 (h) follows 'inside it' with a rank correlation of -0.80 (chance, best of 2 "
         "units: 0.70)"
     )
-
-
-# Memory
-
-DEEP, V = 3, 4
-
-
-def deep_carry(batch, dtype=jnp.float32):
-    return (jnp.zeros((batch, DEEP), dtype),)  # the last tokens, + 1; 0 is none
-
-
-def deep_apply(params, carry, x):
-    history = jnp.concatenate([carry[0].T, x.astype(jnp.float32) + 1.0])  # [DEEP + T, B]
-    time = x.shape[0]
-    index = sum(history[DEEP - k : DEEP - k + time] * (V + 1.0) ** k for k in range(DEEP))
-    return (history[-DEEP:].T,), params["table"][index.astype(jnp.int32)]
-
-
-# The logits are those of the last 3 tokens, whatever was before.
-HISTORY = Model(
-    init=lambda key: {},
-    carry=deep_carry,
-    apply=deep_apply,
-    watch=None,
-    cell=None,
-    names=(),
-    causal=True,
-    layers=(),
-)
-
-
-def written():
-    """A text that the table's model has written, and its losses."""
-    random = np.random.default_rng(0)
-    table = 3.0 * random.normal(size=((V + 1) ** DEEP, V)).astype(np.float32)
-    text, losses = [0, 1, 2], [np.nan, 1.0, 1.0]
-    while len(text) < 400:
-        index = sum((text[-1 - k] + 1) * (V + 1) ** k for k in range(DEEP))
-        p = np.exp(table[index] - np.logaddexp.reduce(table[index]))
-        text.append(int(random.choice(V, p=p / p.sum())))
-        losses.append(-np.log(p[text[-1]]))
-    return {"table": jnp.asarray(table)}, np.array(text, np.uint8), np.array(losses)
-
-
-def test_memory_of_a_model_that_sees_3_characters():
-    params, text, losses = written()
-    kept = reading.memory(HISTORY, params, text, losses, longest=17, positions=150, seed=3)
-    assert kept.lengths == (1, 2, 3, 4, 6, 8, 12, 16)
-    assert kept.characters == 3
-    assert kept.positions == 150
-    np.testing.assert_allclose(kept.losses[2:], kept.full, rtol=1e-5)
-    np.testing.assert_allclose(kept.errors[2:], 0.0, atol=1e-6)
-    assert kept.losses[1] > 1.1 * kept.full
-    assert kept.errors[0] > 0.05
-    short = reading.memory(HISTORY, params, text, losses, longest=2, positions=150, seed=3)
-    assert short.lengths == (1, 2)
-    assert short.characters is None
-    assert reading.sentences([], (), short, unit="character") == [
-        f"the memory of the model is longer than 2 characters: with so many its loss is "
-        f"{short.losses[1]:.3f} nats per character, more than 1% above the {short.full:.3f} with all "
-        f"the text before (150 random positions)"
-    ]
-
-
-def test_losses_of_a_shortened_context_one_by_one():
-    net, params = net_of(5, cell="rnn", layers=2)
-    tokens = np.random.default_rng(0).integers(0, 5, 30)
-    losses = reading.read(net, params, tokens).losses
-    kept = reading.memory(net, params, tokens, losses, longest=4, positions=100, seed=0)
-    assert kept.positions == 26  # all there are
-    np.testing.assert_allclose(kept.full, losses[4:].mean(), rtol=1e-6)
-    step = jax.jit(net.apply)
-    for n, mean, error in zip(kept.lengths, kept.losses, kept.errors, strict=True):
-        found = []
-        for t in range(4, 30):
-            x = jnp.asarray(tokens[t - n : t], jnp.int32)[:, None]
-            logits = step(params, net.carry(1), x)[1][-1, 0]
-            found.append(-float(jax.nn.log_softmax(logits)[tokens[t]]))
-        np.testing.assert_allclose(mean, np.mean(found), rtol=1e-5)
-        wanted = np.std(np.array(found) - losses[4:]) / np.sqrt(26)
-        np.testing.assert_allclose(error, wanted, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("losses", "wanted"),
-    [
-        ((3.0, 2.0, 1.01, 1.0), 4),
-        ((1.0, 2.0, 1.0, 0.5), 4),
-        ((0.9,) * 4, 1),
-        ((1.0, 1.02) * 2, None),
-    ],
-)
-def test_the_rule_of_the_memory(losses, wanted):
-    # From the length on, all must be within 1%.
-    kept = reading.Memory((1, 2, 4, 8), losses, (0.0,) * 4, 1.0, 10)
-    assert kept.characters == wanted
 
 
 # The page
@@ -348,7 +251,9 @@ def test_the_page_holds_what_was_read(vocabulary, options, tmp_path):
     params = jax.tree.map(lambda a: 0.3 * a, params)
     tokens = vocabulary.encode(NASTY * 12)
     title = "<script>alert(1)</script> & \"'{text}$"
-    said = reading.write(net, params, vocabulary, tokens, tmp_path, title=title, seed=0, **SMALL)
+    said = reading.write_page(
+        net, params, vocabulary, tokens, tmp_path, title=title, seed=0, **SMALL
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["context.png", "reading.html"]
     content = (tmp_path / "reading.html").read_text(encoding="utf-8")
     parsed = Parsed(content)
@@ -402,7 +307,9 @@ def test_a_page_of_a_larger_model_has_the_best_and_a_sample(tmp_path):
     vocabulary = vocabulary_of(text)
     net, params = net_of(vocabulary.size, cell="rnn", hidden=20, layers=2)
     tokens = vocabulary.encode(text)
-    reading.write(net, params, vocabulary, tokens, tmp_path, title="t", seed=0, units=25, **SMALL)
+    reading.write_page(
+        net, params, vocabulary, tokens, tmp_path, title="t", seed=0, units=25, **SMALL
+    )
     parsed = Parsed((tmp_path / "reading.html").read_text(encoding="utf-8"))
     data = json.loads(parsed.texts["data"])
     assert len(data["units"]) == len(set(data["slugs"])) == 25
@@ -416,7 +323,9 @@ def test_a_page_of_a_larger_model_has_the_best_and_a_sample(tmp_path):
         assert units == [page.slug(seen.units[column]) for column in result.columns]
         assert label["follows"] == result.follows
     before = (tmp_path / "reading.html").read_bytes()
-    reading.write(net, params, vocabulary, tokens, tmp_path, title="t", seed=0, units=25, **SMALL)
+    reading.write_page(
+        net, params, vocabulary, tokens, tmp_path, title="t", seed=0, units=25, **SMALL
+    )
     assert (tmp_path / "reading.html").read_bytes() == before
 
 
@@ -468,7 +377,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     def refused(message, *, net=net, params=params, tokens=tokens, **options):
         options = {"title": "t", "seed": 0} | SMALL | options
         with pytest.raises(UsageError, match=message) as caught:
-            reading.write(net, params, vocabulary, tokens, tmp_path, **options)
+            reading.write_page(net, params, vocabulary, tokens, tmp_path, **options)
         assert "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())
 
@@ -484,7 +393,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     refused("not finite", params=broken)
     for call in (
         reading.read,
-        lambda *a: reading.memory(*a, losses=None, longest=1, positions=1, seed=0),
+        lambda *a: context.measure(*a, losses=None, longest=1, positions=1, seed=0),
     ):
         with pytest.raises(UsageError, match="bidirectional"):
             call(both, both_params, tokens)

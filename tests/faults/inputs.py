@@ -360,8 +360,8 @@ def _barriers() -> Iterator[None]:
         raise Accepted
 
     places = (
-        (report, "write", stop),
-        (compare, "write", stop),
+        (report, "write_report", stop),
+        (compare, "write_report", stop),
         (execute, "prepare_sweep", stop),
         (latex_report.latex, "version", lambda: "pdfTeX"),
         (latex_report.latex, "compile", lambda *_, **__: latex_report.latex.Verdict("", "", b"")),

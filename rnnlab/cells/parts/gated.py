@@ -22,7 +22,7 @@ from rnnlab.types import Array, Cell
 LAYER_NORM_EPSILON = 1e-5
 _ACCEPTED = {int: numbers.Integral, float: numbers.Real}  # NumPy's scalars too
 
-# (activation, name) -> the same; `rnnlab.recurrence.saturation` shows it by that name
+# (activation, name) -> the same; `rnnlab.recurrence.activations` shows it by that name
 named = checkpoint_name
 
 

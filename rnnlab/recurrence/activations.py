@@ -15,7 +15,6 @@ from rnnlab.recurrence.taps import Seen, together
 from rnnlab.types import Array, Cell, Params
 
 BEYOND = 0.95  # of an activation's range: |tanh| above it, a gate above it or below 1 - it
-BINS = 40
 
 
 class Activation(NamedTuple):
@@ -110,19 +109,11 @@ def beyond(activation: Activation, values: Array) -> Array:
     return (values > BEYOND) | (values < 1 - BEYOND)
 
 
-class Saturation(NamedTuple):
-    """One activation of one layer over a window."""
+def over_time(cell: Cell, seen: Seen) -> Callable[[Params], list[tuple[Activation, Array]]]:
+    """params -> the activations of every step in the order of `traced`, [T, B, H] each.
 
-    layer: str
-    activation: Activation
-    share: np.ndarray  # [T], of values that are saturated, over rows and units
-    units: np.ndarray  # [H], of values that are saturated, over rows and steps
-    histogram: np.ndarray  # [T, BINS], shares; a relu's lie between 0 and its largest value
-    edges: np.ndarray  # [BINS + 1]
-
-
-def _over_time(cell: Cell, seen: Seen) -> Callable[[Params], list[tuple[Activation, Array]]]:
-    """params -> the activations of every step, [T, B, H] each."""
+    seen: what the layer did, of `Model.watch`. Without noise inside the cell.
+    """
     time, rows = seen.x.shape[:2]
 
     def run(params: Params) -> list[tuple[Activation, Array]]:
@@ -133,48 +124,11 @@ def _over_time(cell: Cell, seen: Seen) -> Callable[[Params], list[tuple[Activati
     return run
 
 
-def measure(
-    cell: Cell, params: Params, seen: Seen, *, layer: str, valid: Array | None = None
-) -> list[Saturation]:
-    """The activations of a layer over a window: shares that are saturated, and histograms.
-
-    params: of that layer; seen: of `Model.watch`. Without noise inside the cell.
-    valid: bool [T, B], the steps that exist; None: all do.
-    """
-    which: list[Activation] = []
-    there = jnp.ones(seen.x.shape[:2], bool) if valid is None else jnp.asarray(valid)
-
-    def mean(values: Array, axes: tuple[int, ...]) -> Array:  # of [T, B, H], over what exists
-        weights = jnp.broadcast_to(there[..., None], values.shape)
-        return (values * weights).sum(axes) / jnp.maximum(weights.sum(axes), 1)
-
-    @jax.jit
-    def found(params: Params) -> Any:
-        activations = _over_time(cell, seen)(params)
-        which[:] = [one for one, _ in activations]
-        rows = []
-        for one, values in activations:
-            low, high = one.range
-            high = jnp.where(jnp.isinf(high), values.max(), high)
-            width = jnp.where(high > low, high - low, 1.0)
-            place = jnp.clip(((values - low) / width * BINS).astype(jnp.int32), 0, BINS - 1)
-            bins = jnp.arange(BINS)
-            counts = jax.lax.map(
-                lambda b, place=place: mean(place == b, (1, 2)), bins
-            ).T  # [T, BINS]
-            saturated = beyond(one, values)
-            edges = low + (high - low) * jnp.arange(BINS + 1) / BINS
-            rows.append((mean(saturated, (1, 2)), mean(saturated, (0, 1)), counts, edges))
-        return rows
-
-    rows = jax.tree.map(np.asarray, found(params))
-    return [Saturation(layer, one, *row) for one, row in zip(which, rows, strict=True)]
-
-
 def share(cell: Cell, params: Params, seen: Seen, valid: Array | None = None) -> dict[str, Array]:
     """activation -> the share of its values that is saturated; for use inside a jitted step.
 
-    valid: as for `measure`.
+    params: of that layer; seen: of `Model.watch`. Without noise inside the cell.
+    valid: bool [T, B], the steps that exist; None: all do.
     """
     there = jnp.ones(seen.x.shape[:2], bool) if valid is None else valid
     count = jnp.maximum(there.sum(), 1)
@@ -182,4 +136,4 @@ def share(cell: Cell, params: Params, seen: Seen, valid: Array | None = None) ->
     def mean(saturated: Array) -> Array:
         return (saturated & there[..., None]).sum() / (count * saturated.shape[-1])
 
-    return {one.name: mean(beyond(one, v)) for one, v in _over_time(cell, seen)(params)}
+    return {one.name: mean(beyond(one, v)) for one, v in over_time(cell, seen)(params)}

@@ -1,4 +1,4 @@
-"""The activations inside a cell, against the cell's own equations."""
+"""Shares and histograms of the activations inside a cell, against its own equations."""
 
 import jax
 import jax.numpy as jnp
@@ -6,33 +6,11 @@ import numpy as np
 import pytest
 
 from rnnlab import cells
-from rnnlab.recurrence import saturation, taps
-from rnnlab.recurrence.saturation import Activation
-from rnnlab.recurrence.unrolling import unroll
-from rnnlab.types import Cell
-
-T, B, D, H = 7, 3, 4, 5
-
-
-def window(cell: Cell, scale: float = 3.0):
-    """(params, Seen) of random inputs, large ones, so that something is saturated."""
-    params = cell.init(jax.random.key(0), D, jnp.float32)
-    x = scale * jax.random.normal(jax.random.key(1), (T, B, D))
-    start = jax.tree.map(lambda a: a + 0.1, cell.carry(B, jnp.float32))
-    _, joined = unroll(cell, params, x, start, record=True)
-    return params, taps.parted(cell, x, joined)[1]
-
-
-def lstm_by_hand(params, seen):
-    pre = seen.x @ params["kernel_x"] + params["bias"]
-    i, f, g, o = jnp.split(pre + seen.before.h @ params["kernel_h"], 4, axis=-1)
-    return {
-        "forget gate": jax.nn.sigmoid(f),
-        "input gate": jax.nn.sigmoid(i),
-        "candidate": jnp.tanh(g),
-        "output gate": jax.nn.sigmoid(o),
-        "tanh(c)": jnp.tanh(seen.states.c),
-    }
+from rnnlab.diagnose import saturation
+from rnnlab.diagnose.saturation import Saturation
+from rnnlab.recurrence import activations
+from rnnlab.recurrence.activations import Activation
+from tests.recurrence.test_activations import B, H, T, lstm_by_hand, window
 
 
 def test_shares_and_histograms_are_those_of_the_equations():
@@ -81,28 +59,11 @@ def test_a_relu_is_dead_where_it_is_zero():
     np.testing.assert_allclose(one.edges[-1], np.asarray(seen.states.h).max(), rtol=1e-6)
 
 
-def test_a_users_cell_without_names_is_seen_too():
-    bare = cells.get("rnn", hidden=H)
-
-    def step(params, carry, z):
-        @jax.jit
-        def inside(h):
-            return jnp.tanh(h @ params["kernel_h"] + z.a)
-
-        new = jax.checkpoint(inside)(carry.h) * jax.nn.sigmoid(z.a)
-        return carry._replace(h=new), new
-
-    cell = bare._replace(step=step, operand=None, product=None, merge=None, gates=None)
-    params, seen = window(cell)
-    found = [one.activation for one in saturation.measure(cell, params, seen, layer="layer 1")]
-    assert found == [Activation("tanh 1", "tanh"), Activation("logistic 1", "logistic")]
-
-
 @pytest.mark.parametrize("name", cells.names())
 def test_the_share_inside_a_jitted_step_is_the_mean_of_the_shares(name):
     cell = cells.get(name, hidden=H)
     params, seen = window(cell)
-    inside = jax.jit(lambda p, s: saturation.share(cell, p, s))(params, seen)
+    inside = jax.jit(lambda p, s: activations.share(cell, p, s))(params, seen)
     outside = saturation.measure(cell, params, seen, layer="layer 1")
     assert set(inside) == {one.activation.name for one in outside}
     for one in outside:
@@ -113,10 +74,33 @@ def test_steps_that_do_not_exist_do_not_count():
     cell = cells.get("lstm", hidden=H)
     params, seen = window(cell)
     valid = jnp.arange(T)[:, None] < jnp.asarray([T, 3, 1])
-    inside = saturation.share(cell, params, seen, valid)
+    inside = activations.share(cell, params, seen, valid)
     for one in saturation.measure(cell, params, seen, layer="layer 1", valid=valid):
         values = lstm_by_hand(params, seen)[one.activation.name]
-        away = np.asarray(saturation.beyond(one.activation, values))[np.asarray(valid)]
+        away = np.asarray(activations.beyond(one.activation, values))[np.asarray(valid)]
         np.testing.assert_allclose(inside[one.activation.name], away.mean(), rtol=1e-5)
         np.testing.assert_allclose(one.units, away.mean(0), atol=1e-6)
         np.testing.assert_allclose(one.histogram[3:].sum(1), 1, rtol=1e-5)
+
+
+def saturated(share, kind="tanh", name="candidate"):
+    rows = np.full(4, share)
+    return Saturation(
+        "layer 1",
+        Activation(name, kind),
+        rows,
+        np.array([1.0, 0.0]),
+        np.ones((4, 40)),
+        np.arange(41),
+    )
+
+
+def test_saturation_sentences():
+    (told,) = saturation.sentences([saturated(0.61), saturated(0.05)])
+    assert told == (
+        "layer 1, candidate: 61% of the values are saturated; 50% of the units are so most of the time."
+    )
+    (told,) = saturation.sentences([saturated(0.05), saturated(0.02, "logistic", "gate")])
+    assert told.startswith("No activation is saturated in more than 10%")
+    assert "candidate of layer 1, 5.0%" in told
+    assert saturation.sentences([]) == []
