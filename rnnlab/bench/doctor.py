@@ -89,18 +89,18 @@ def examine(config: Config, say: Callable[[str], None]) -> list[str]:
 
     config: of the run that is tried, with TRIAL in it.
     """
-    for title, rows in sections(config).items():
+    for title, rows in facts(config).items():
         say(f"\n{title}")
         for name, value in rows:
             say(f"  {name:<{WIDTH}} {value}")
     say("\nself-check")
-    problems = [f"cache: {problem}" for problem in [unusable(cache.folder())] if problem]
-    for check in checks(config):
+    problems = [f"cache: {problem}" for problem in [why_unusable(cache.folder())] if problem]
+    for check in run_checks(config):
         say(f"  {check.name:<{WIDTH}} {check.problem or check.found} ({check.seconds:.1f} s)")
         if check.problem:
             problems.append(f"{check.name}: {check.problem}")
     say("\nwhat is promised here")
-    for line in promised(config, problems):
+    for line in promises(config, problems):
         say(f"  {line}")
     return problems
 
@@ -108,7 +108,7 @@ def examine(config: Config, say: Callable[[str], None]) -> list[str]:
 # ---- what there is
 
 
-def sections(config: Config) -> dict[str, list[tuple[str, str]]]:
+def facts(config: Config) -> dict[str, list[tuple[str, str]]]:
     """Title -> rows of (name, value) of what there is; see `examine`."""
     environment = ("NPROC", "XLA_FLAGS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "JAX_PLATFORMS")
     split = parallel.choose(**train.wished(config))
@@ -130,7 +130,7 @@ def sections(config: Config) -> dict[str, list[tuple[str, str]]]:
         ],
         "memory and disk": [
             ("memory available", _size(machine.available_memory())),
-            ("allocator", retained()),
+            ("allocator", whether_retained()),
             ("free disk, working folder", _room(Path())),
             ("free disk, temporary", _room(Path(_temporary()))),
             *((name, _folder(path)) for name, path in _folders()),
@@ -153,7 +153,7 @@ def _folders() -> list[tuple[str, Path]]:
     return [("cache", cache.folder()), ("compiled programs", cache.folder() / "compiled")]
 
 
-def unusable(folder: Path) -> str:
+def why_unusable(folder: Path) -> str:
     """Why files cannot be written in a folder, or in it once it is made; "" if they can."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
@@ -173,7 +173,7 @@ def unusable(folder: Path) -> str:
 
 
 def _folder(path: Path) -> str:
-    if problem := unusable(path):
+    if problem := why_unusable(path):
         return problem
     if not path.exists():
         return f"{path}, not made yet"
@@ -210,7 +210,7 @@ def _optional(name: str, purpose: str, extra: str) -> str:
     return f"{there or 'absent'}: {purpose}" + ("" if there else f" (the extra '{extra}')")
 
 
-def retained() -> str:
+def whether_retained() -> str:
     """Whether this process keeps the memory that it frees, by trying it."""
     if not (sys.platform == "linux" and process.retain_memory()):
         return "freed memory goes back to the system: steps are slower, results the same"
@@ -237,16 +237,16 @@ def retained() -> str:
 # ---- the self-check
 
 
-def checks(config: Config) -> list[Check]:
+def run_checks(config: Config) -> list[Check]:
     """What is tried; nothing raises."""
     return [
-        _tried("gradients", gradients),
-        _tried("checkpoints", checkpoints),
-        _tried("equal bits", functools.partial(bits, config)),
+        _run_check("gradients", check_gradients),
+        _run_check("checkpoints", check_checkpoints),
+        _run_check("equal bits", functools.partial(check_equal_bits, config)),
     ]
 
 
-def _tried(name: str, check: Callable[[], tuple[str, str]]) -> Check:
+def _run_check(name: str, check: Callable[[], tuple[str, str]]) -> Check:
     began = time.monotonic()
     try:
         found, problem = check()
@@ -256,7 +256,7 @@ def _tried(name: str, check: Callable[[], tuple[str, str]]) -> Check:
     return Check(name, found, problem, time.monotonic() - began)
 
 
-def gradients() -> tuple[str, str]:
+def check_gradients() -> tuple[str, str]:
     """(what was found, what is wrong): BPTT of an LSTM by both paths against central differences."""
     with jax.enable_x64(True):
         cell = cells.get("lstm", hidden=3)
@@ -283,7 +283,7 @@ def _value(cell: Cell, x: Array, weights: Array, unravel: Any, path: str, flat: 
     return jnp.sum(weights * y**2) + sum(jnp.sum(jnp.sin(leaf)) for leaf in carry)
 
 
-def checkpoints() -> tuple[str, str]:
+def check_checkpoints() -> tuple[str, str]:
     """(what was found, what is wrong): a tree saved and restored, and one flipped bit of it."""
     key = jax.random.key(1)
     tree = {"weights": jax.random.normal(key, (64, 65)), "key": key, "step": jnp.int32(3)}
@@ -292,7 +292,7 @@ def checkpoints() -> tuple[str, str]:
         root = Path(name) / "checkpoints"
         options = {"metric": None, "extra": {}, "fingerprint": {}, "keep": 2}
         folder = checkpoint.save(root, 1, tree, **options)
-        if different(tree, _back(root, tree)):
+        if differing_leaves(tree, _restored(root, tree)):
             return "", "what was restored is not what was saved"
         victim = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
         content = bytearray(victim.read_bytes())
@@ -300,14 +300,14 @@ def checkpoints() -> tuple[str, str]:
         victim.write_bytes(content)
         told: list[str] = []
         with contextlib.suppress(CheckpointError):
-            _back(root, tree, told)
+            _restored(root, tree, told)
             return "", "a flipped bit of a checkpoint went unnoticed"
         if victim.name not in "".join(told):
             return "", f"{victim.name} was damaged, and what was said is: {' '.join(told)}"
     return "restored bit for bit; a flipped bit was noticed, and its file named", ""
 
 
-def _back(root: Path, template: Any, told: list[str] | None = None) -> Any:
+def _restored(root: Path, template: Any, told: list[str] | None = None) -> Any:
     warn = (lambda text: None) if told is None else told.append
     found = checkpoint.restore(root, template, fingerprint={}, warn=warn)
     if found is None:
@@ -315,7 +315,7 @@ def _back(root: Path, template: Any, told: list[str] | None = None) -> Any:
     return found[0]
 
 
-def bits(config: Config) -> tuple[str, str]:
+def check_equal_bits(config: Config) -> tuple[str, str]:
     """(what was found, what is wrong): the run of the config twice, and once stopped, saved and
     restored at half of its steps."""
     task, optimiser = train.build(config)
@@ -335,12 +335,12 @@ def bits(config: Config) -> tuple[str, str]:
         root = Path(name) / "checkpoints"
         options = {"metric": None, "extra": {}, "fingerprint": {}, "keep": 1}
         checkpoint.save(root, STEPS // 2, half, **options)
-        resumed = taken(_back(root, half), STEPS // 2, STEPS)
+        resumed = taken(_restored(root, half), STEPS // 2, STEPS)
     if int(one.step) != STEPS or not np.isfinite(float(one.tally["loss"])):
         return "", f"the run came to step {int(one.step)} of {STEPS}, its loss {one.tally['loss']}"
-    if names := different(one, other):
+    if names := differing_leaves(one, other):
         return "", f"two equal runs of {STEPS} steps differ in {_some(names)}"
-    if names := different(one, resumed):
+    if names := differing_leaves(one, resumed):
         return "", f"a run that was stopped and resumed differs in {_some(names)}"
     return (
         f"two runs of {STEPS} steps, and one stopped after {STEPS // 2}, saved and resumed, agree in "
@@ -348,7 +348,7 @@ def bits(config: Config) -> tuple[str, str]:
     ), ""
 
 
-def different(one: Any, other: Any) -> list[str]:
+def differing_leaves(one: Any, other: Any) -> list[str]:
     """The leaves of two trees of one structure that are not the same to the bit, by path."""
 
     def plain(leaf: Any) -> tuple[str, bytes]:
@@ -369,7 +369,7 @@ def _some(names: list[str]) -> str:
 # ---- what that promises
 
 
-def promised(config: Config, problems: list[str]) -> list[str]:
+def promises(config: Config, problems: list[str]) -> list[str]:
     """In sentences, what holds on this machine."""
     failed = {problem.partition(":")[0] for problem in problems}
     threads, told = machine.cores(), os.environ.get("NPROC")

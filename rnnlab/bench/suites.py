@@ -1,31 +1,29 @@
 """The benchmark: `python launch.py bench SUITE`. The suites, their flags and their tables."""
 
 import importlib.util
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from rnnlab.bench.contenders.contender import GATES, Case, flops
+from rnnlab.bench.launched import time_first_step, time_sweep
 from rnnlab.bench.measure import (
     LACKS,
     REFERENCE,
     ROUNDS,
     TOLERANCE,
-    Report,
-    agreeing,
-    first_step,
-    interleaved,
-    measured,
-    peak,
-    speed,
-    spread,
-    summary,
-    sweep_seconds,
-    team,
+    open_team,
+    peak_rate,
+    quartiles,
+    quartiles_in_ms,
+    speedup,
+    time_in_turns,
+    time_steps,
+    verified,
 )
+from rnnlab.bench.options import Options, parse_names, parse_numbers, parse_shapes
+from rnnlab.bench.output import Report
 from rnnlab.bench.worker import CONTENDERS, Worker
 from rnnlab.errors import RnnlabError, UsageError
 from rnnlab.run import machine
@@ -36,46 +34,27 @@ MEMORY = {"stock": (False,), "retained": (True,), "both": (False, True)}
 GIB = 1 << 30
 
 
-class Options(SimpleNamespace):
-    """The flags, checked: `threads`, and those in the suite's entry of SUITES, by name; and
-    `program`, which the suites startup and sweep launch.
-
-    shapes: (L, H, B, T) each. cells, libraries, batch: tuples too.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"the suite has no flag '{name}'")
-
-    def flags(self) -> dict[str, Any]:
-        """Name -> value, of the flags alone."""
-        return {name: value for name, value in vars(self).items() if name != "program"}
-
-    def times(self) -> list[int]:
-        """64, 256, 1024 ... up to max_time."""
-        return [64 * 4**k for k in range(16) if 64 * 4**k <= self.max_time] or [self.max_time]
-
-
 def step_suite(options: Options, report: Report) -> None:
     """The whole train step, in all libraries."""
     for retain in MEMORY[options.memory]:
         mode = "retained" if retain else "stock"
-        with team(report, threads=options.threads, retain=retain) as crew:
-            best, rows = peak(crew, options.libraries, min(options.seconds, 4.0)), []
+        with open_team(report, threads=options.threads, retain=retain) as team:
+            best, rows = peak_rate(team, options.libraries, min(options.seconds, 4.0)), []
             for cell in options.cells:
                 for sizes in options.shapes:
                     case = Case(cell, *sizes, vocabulary=options.vocabulary)
-                    fine = agreeing(crew, case, options.libraries)
-                    rounds = measured(crew, fine, options.seconds)
+                    fine = verified(team, case, options.libraries)
+                    rounds = time_steps(team, fine, options.seconds)
                     for library in rounds:
-                        rate = flops(case) / summary(rounds[library])[0]
+                        rate = flops(case) / quartiles(rounds[library])[0]
                         rows.append(
                             {
                                 "cell": cell,
                                 "shape": case.shape,
                                 "library": library,
-                                **spread(rounds[library]),
-                                "x torch": speed(rounds, library, "torch"),
-                                "x flax": speed(rounds, library, "flax"),
+                                **quartiles_in_ms(rounds[library]),
+                                "x torch": speedup(rounds, library, "torch"),
+                                "x flax": speedup(rounds, library, "flax"),
                                 "GFLOP/s": rate / 1e9,
                                 "of peak": rate / best if best else None,
                                 "first step s": fine[library].first,
@@ -97,23 +76,23 @@ def scaling_suite(options: Options, report: Report) -> None:
         "T": [(base, steps) for steps in options.times()],
         "B": [(batch, 256) for batch in sorted(options.batch)],
     }
-    with team(report, threads=options.threads, retain=True) as crew:
+    with open_team(report, threads=options.threads, retain=True) as team:
         for name, points in sweeps.items():
             rows = []
             for cell in options.cells:
                 for library in options.libraries:
                     for batch, steps in points:
                         case = Case(cell, layers, hidden, batch, steps, options.vocabulary)
-                        fine = agreeing(crew, case, [library])
-                        rounds = measured(crew, fine, options.seconds)
+                        fine = verified(team, case, [library])
+                        rounds = time_steps(team, fine, options.seconds)
                         if library in rounds:
-                            middle = summary(rounds[library])[0]
+                            middle = quartiles(rounds[library])[0]
                             rows.append(
                                 {
                                     "cell": cell,
                                     "shape": case.shape,
                                     "library": library,
-                                    **spread(rounds[library]),
+                                    **quartiles_in_ms(rounds[library]),
                                     "us a time step": middle * 1e6 / steps,
                                     "us a token": middle * 1e6 / (steps * batch),
                                 }
@@ -131,8 +110,8 @@ def memory_suite(options: Options, report: Report) -> None:
                 case = Case(cell, *sizes, options.vocabulary, remat)
                 report.progress(f"{case.shape}, remat {remat}")
                 # A fresh process each: the peak of a process never falls.
-                with team(report, threads=options.threads, retain=True) as crew:
-                    row = crew.attempt("rnnlab", lambda worker, case=case: footprint(worker, case))
+                with open_team(report, threads=options.threads, retain=True) as team:
+                    row = team.attempt("rnnlab", lambda worker, case=case: footprint(worker, case))
                 if row:
                     rows.append(row)
     report.table("resident memory of the train step, a process each", rows)
@@ -165,20 +144,20 @@ def generation_suite(options: Options, report: Report) -> None:
     """Characters a second, drawn from the same weights."""
     for retain in MEMORY[options.memory]:
         mode, rows = "retained" if retain else "stock", []
-        with team(report, threads=options.threads, retain=retain) as crew:
+        with open_team(report, threads=options.threads, retain=retain) as team:
             for cell in options.cells:
                 for batch in options.batch:
                     sizes = (options.layers, options.hidden, batch, 32, options.vocabulary)
-                    fine = agreeing(crew, Case(cell, *sizes), options.libraries, trained=False)
+                    fine = verified(team, Case(cell, *sizes), options.libraries, trained=False)
                     ask = {"length": options.length, "count": batch}
-                    first = {name: crew.ask(name, "writing", **ask) for name in fine}
-                    once = {name: crew.ask(name, "writing", **ask) for name in fine if first[name]}
+                    first = {name: team.ask(name, "writing", **ask) for name in fine}
+                    once = {name: team.ask(name, "writing", **ask) for name in fine if first[name]}
                     work = {name: ask for name, spent in once.items() if spent}
                     longest = max([spent[0] for spent in once.values() if spent], default=1.0)
                     count = max(ROUNDS, round(options.seconds / longest))
-                    rounds = interleaved(crew, work, "writing", count)
+                    rounds = time_in_turns(team, work, "writing", count)
                     for library in rounds:
-                        middle, low, high = summary(rounds[library])
+                        middle, low, high = quartiles(rounds[library])
                         written = options.length * batch
                         rows.append(
                             {
@@ -188,7 +167,7 @@ def generation_suite(options: Options, report: Report) -> None:
                                 "characters/s": written / middle,
                                 "quartile 1": written / high,
                                 "quartile 3": written / low,
-                                "x torch": speed(rounds, library, "torch"),
+                                "x torch": speedup(rounds, library, "torch"),
                                 "first text s": first[library][0],
                             }
                         )
@@ -206,10 +185,12 @@ def startup_suite(options: Options, report: Report) -> None:
             cache = folder / f"cache{number}"
             for kind in found:  # the second finds what the first has compiled
                 found[kind].append(
-                    first_step(options.program, folder / f"{kind}{number}", cache, options.threads)
+                    time_first_step(
+                        options.program, folder / f"{kind}{number}", cache, options.threads
+                    )
                 )
         for kind, times in found.items():
-            middle, low, high = summary([times])
+            middle, low, high = quartiles([times])
             rows.append(
                 {
                     "compilation cache": kind,
@@ -230,7 +211,7 @@ def sweep_suite(options: Options, report: Report) -> None:
             report.progress(f"{options.members} members, {how}")
             folder = Path(name) / how.replace(" ", "-")
             sizes = (options.members, options.hidden, options.steps, options.threads)
-            seconds = sweep_seconds(options.program, folder, how, *sizes)
+            seconds = time_sweep(options.program, folder, how, *sizes)
             base = rows[0]["seconds"] if rows else seconds
             rows.append({"members": how, "seconds": seconds, "of one by one": seconds / base})
     report.table(
@@ -306,44 +287,13 @@ SUITES = {
 }
 
 
-def able(suite: str) -> list[str]:
+def able_libraries(suite: str) -> list[str]:
     """The libraries that do what the suite times."""
     unable = "flax" if suite == "generation" else "torch-compile"  # its loop; the text alone
     return [name for name in CONTENDERS if name != unable]
 
 
-def names(flag: str, text: str, known: Any) -> tuple[str, ...]:
-    """The names in a comma-separated list, without repeats. Raises UsageError for an unknown one."""
-    found = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    for name in found or ("",):
-        if name not in known:
-            raise UsageError(f"--{flag}: no '{name}', there are {', '.join(known)}")
-    return found
-
-
-def numbers(flag: str, text: str) -> tuple[int, ...]:
-    """The positive integers in a comma-separated list. Raises UsageError for anything else."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) for word in words):
-        raise UsageError(f"--{flag} takes positive integers, such as 1,64; got '{text}'")
-    return tuple(int(word) for word in words)
-
-
-def shapes(text: str) -> tuple[tuple[int, int, int, int], ...]:
-    """(L, H, B, T) of each of "3x512xB64xT128,...". Raises UsageError for anything else."""
-    found = []
-    for word in text.split(","):
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)xB([1-9]\d*)xT([1-9]\d*)", word.strip())
-        if match is None:
-            raise UsageError(
-                f"--shapes takes LxHxBbatchxTtime, such as 2x128xB50xT50; got '{word}'"
-            )
-        layers, hidden, batch, steps = map(int, match.groups())
-        found.append((layers, hidden, batch, steps))
-    return tuple(found)
-
-
-def options_of(suite: str, given: dict[str, Any]) -> Options:
+def options_for(suite: str, given: dict[str, Any]) -> Options:
     """The flags of a suite: its defaults, and what was given.
 
     Raises UsageError for an unknown suite, a flag that the suite does not take, or a bad value.
@@ -358,11 +308,13 @@ def options_of(suite: str, given: dict[str, Any]) -> Options:
     values = defaults | given
     for name, value in values.items():
         if name in ("cells", "libraries"):
-            values[name] = names(name, value, GATES if name == "cells" else able(suite))
+            values[name] = parse_names(
+                name, value, GATES if name == "cells" else able_libraries(suite)
+            )
         elif name == "batch":
-            values[name] = numbers(name, value)
+            values[name] = parse_numbers(name, value)
         elif name == "shapes":
-            values[name] = shapes(value)
+            values[name] = parse_shapes(value)
         elif name == "memory" and value not in MEMORY:
             raise UsageError(f"--memory must be one of {', '.join(MEMORY)}, got '{value}'")
         elif isinstance(value, int | float) and not 0 < value < 1e9:
@@ -372,7 +324,7 @@ def options_of(suite: str, given: dict[str, Any]) -> Options:
     return Options(threads=threads or machine.cores(), **values)
 
 
-def run(suite: str, given: dict[str, Any], target: str | None, program: Program) -> None:
+def run_suite(suite: str, given: dict[str, Any], target: str | None, program: Program) -> None:
     """Run a suite and report it.
 
     given: the flags that were given, by name. target: None for tables on standard output, "-" for
@@ -381,7 +333,7 @@ def run(suite: str, given: dict[str, Any], target: str | None, program: Program)
 
     Raises UsageError for bad flags, and RnnlabError at the end if rnnlab itself failed.
     """
-    options = options_of(suite, given)
+    options = options_for(suite, given)
     options.program = program
     wanted = vars(options).get("libraries", ())
     missing = [name for name in wanted if not installed(name)]

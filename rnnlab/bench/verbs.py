@@ -70,7 +70,7 @@ def run_bench(call: Call) -> None:
         raise UsageError(f"--json takes '{flags.json}' for a file: put --json last, or --json=FILE")
     given = {name: getattr(flags, name) for name, *_ in BENCH_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
-    suites.run(flags.suite, given, flags.json, call.program)
+    suites.run_suite(flags.suite, given, flags.json, call.program)
 
 
 BENCH = Verb(

@@ -79,7 +79,7 @@ class Worker:
     """The asking end: starts the process, asks it, ends it.
 
     library: a key of CONTENDERS. threads: of every pool that the library has.
-    retain: whether the process keeps the memory it frees; see `host.retain_memory`.
+    retain: whether the process keeps the memory it frees; see `process.retain_memory`.
     """
 
     def __init__(self, library: str, *, threads: int, retain: bool):

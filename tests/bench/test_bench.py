@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 
 import launch
-from rnnlab.bench import measure, suites, verbs
-from rnnlab.bench.contenders import contender as contenders
-from rnnlab.bench.contenders.contender import Case, flops, tokens
+from rnnlab.bench import measure, output, suites, verbs
+from rnnlab.bench.contenders.contender import Case, Contender, draw_tokens, flops
 from rnnlab.bench.contenders.flax_nnx import Flax
-from rnnlab.bench.contenders.own import Own, build
+from rnnlab.bench.contenders.own import Own, make_model
 from rnnlab.bench.worker import Worker, WorkerDied, receive, send
 from rnnlab.errors import UsageError
 from rnnlab.run import machine
@@ -123,8 +122,8 @@ def test_the_step_suite_from_command_to_tables(tmp_path, capsys):
 
 
 def test_a_worker_that_dies_is_one_line_and_the_others_go_on():
-    report = measure.Report("-", {"machine": machine.facts(threads=1, memory="stock")})
-    with measure.team(report, threads=1, retain=False) as crew:
+    report = output.Report("-", {"machine": machine.facts(threads=1, memory="stock")})
+    with measure.open_team(report, threads=1, retain=False) as crew:
         assert crew.ask("flax", "nonsense") is None
         assert "nonsense" in report.content["notes"][0]
         assert "flax" in report.content["notes"][0]
@@ -205,11 +204,11 @@ def test_a_worker_sets_its_process_up_before_any_library_is_imported():
     "cell", ["lstm", *(pytest.param(c, marks=pytest.mark.slow) for c in ("rnn", "gru", "ugrnn"))]
 )
 def test_contenders_agree_in_logits_loss_and_every_gradient(here, cell):
-    report = measure.Report("-", {"machine": machine.facts(threads=1, memory="stock")})
+    report = output.Report("-", {"machine": machine.facts(threads=1, memory="stock")})
     libraries = ["rnnlab", "rnnlab-plain", "flax"] + ["torch"] * HAS_TORCH
-    with measure.team(report, threads=1, retain=False) as crew:
+    with measure.open_team(report, threads=1, retain=False) as crew:
         case = TINY._replace(cell=cell, layers=1 + (cell == "lstm"))
-        fine = measure.agreeing(crew, case, libraries)
+        fine = measure.verified(crew, case, libraries)
         assert list(fine) == (libraries if cell != "ugrnn" else libraries[:2])
         assert max(agreed.difference for agreed in fine.values()) < 1e-5
         assert all(agreed.first > 0 for agreed in fine.values())
@@ -230,8 +229,8 @@ def test_contenders_agree_in_logits_loss_and_every_gradient(here, cell):
 
 def test_plain_is_plain_and_rnnlab_is_not():
     def program(path):
-        net = build(TINY, path)
-        loss = lambda params: net.apply(params, net.carry(3), tokens(TINY)[0])[1].sum()  # noqa: E731
+        net = make_model(TINY, path)
+        loss = lambda params: net.apply(params, net.carry(3), draw_tokens(TINY)[0])[1].sum()  # noqa: E731
         return str(jax.make_jaxpr(loss)(net.init(jax.random.key(0))))
 
     assert "rnn_scan" not in program("plain")
@@ -319,16 +318,16 @@ def test_what_computes_something_else_is_refused(answers, library, lie, said):
             self.workers[name] = One()
             return action(self.workers[name])
 
-    report = measure.Report("-", {"machine": machine.facts(threads=1, memory="stock")})
+    report = output.Report("-", {"machine": machine.facts(threads=1, memory="stock")})
     crew = Told(report, threads=1, retain=False)
-    assert measure.agreeing(crew, case, [library]) == {}
+    assert measure.verified(crew, case, [library]) == {}
     (line,) = report.content["notes"]
     assert line.startswith(f"{library}: refused")
     assert re.search(rf"{re.escape(said)}\S* differs", line)
     assert "1e-03" in line
     assert report.failed == (library == "rnnlab")
     told = found[library]  # the truth
-    assert measure.agreeing(crew, case, [library])[library].difference < 1e-5
+    assert measure.verified(crew, case, [library])[library].difference < 1e-5
 
 
 @pytest.mark.slow
@@ -367,8 +366,8 @@ def products(jaxpr):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_formula_counts_the_products_of_a_train_step(cell, layers):
     case = TINY._replace(cell=cell, layers=layers)
-    net = build(case, "plain")
-    inputs, targets = tokens(case)
+    net = make_model(case, "plain")
+    inputs, targets = draw_tokens(case)
 
     def loss(params):
         _, logits = net.apply(params, net.carry(case.batch), inputs)
@@ -389,17 +388,17 @@ def test_the_formula_by_hand():
 def test_ratios_are_taken_within_a_round():
     # The machine is ten times slower in the second round: the ratio does not see it.
     rounds = {"a": [[1.0, 1.0], [10.0]], "b": [[2.0], [20.0, 20.0]]}
-    assert measure.speed(rounds, "a", "b") == 2.0
-    assert measure.speed(rounds, "b", "a") == 0.5
-    assert measure.speed(rounds, "a", "c") is None
-    assert measure.summary([[1.0, 2.0], [3.0, 4.0, 5.0]]) == (3.0, 2.0, 4.0)
-    assert measure.summary([[7.0]]) == (7.0, 7.0, 7.0)
+    assert measure.speedup(rounds, "a", "b") == 2.0
+    assert measure.speedup(rounds, "b", "a") == 0.5
+    assert measure.speedup(rounds, "a", "c") is None
+    assert measure.quartiles([[1.0, 2.0], [3.0, 4.0, 5.0]]) == (3.0, 2.0, 4.0)
+    assert measure.quartiles([[7.0]]) == (7.0, 7.0, 7.0)
 
 
 def test_a_library_is_asked_only_for_what_it_does():
     for suite, library in (("step", "torch-compile"), ("generation", "flax")):
         with pytest.raises(UsageError, match=f"no '{library}'"):
-            suites.options_of(suite, {"libraries": library})
+            suites.options_for(suite, {"libraries": library})
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -407,7 +406,7 @@ def test_a_library_is_asked_only_for_what_it_does():
 def test_each_step_is_timed_from_end_to_end(ahead, steps, monkeypatch):
     """On a clock of its own: step k takes k + 1 seconds, a dispatch a hundredth."""
 
-    class Clocked(contenders.Contender):
+    class Clocked(Contender):
         now, done, begun = 0.0, 0.0, 0
 
         def step(self):
@@ -421,7 +420,7 @@ def test_each_step_is_timed_from_end_to_end(ahead, steps, monkeypatch):
 
     one = Clocked()
     one.ahead = ahead
-    monkeypatch.setattr(contenders.time, "perf_counter", lambda: one.now)
+    monkeypatch.setattr("time.perf_counter", lambda: one.now)
     first = 1 if steps < 4 else 2  # the one that goes before them
     found = one.times(steps=steps)
     assert found == pytest.approx(np.arange(first, first + steps), abs=0.02)
@@ -429,10 +428,10 @@ def test_each_step_is_timed_from_end_to_end(ahead, steps, monkeypatch):
 
 
 def test_a_slow_and_a_fast_contender_get_as_many_rounds():
-    steps, rounds = measure.plan({"fast": 0.01, "slow": 2.0}, 10.0)
+    steps, rounds = measure.plan_rounds({"fast": 0.01, "slow": 2.0}, 10.0)
     assert steps == {"fast": 50, "slow": 1}
     assert rounds == 5
-    assert measure.plan({"slow": 9.0}, 1.0) == ({"slow": 1}, measure.ROUNDS)
+    assert measure.plan_rounds({"slow": 9.0}, 1.0) == ({"slow": 1}, measure.ROUNDS)
 
 
 def test_turns_rotate_and_a_dead_contender_drops_out():
@@ -443,17 +442,17 @@ def test_turns_rotate_and_a_dead_contender_drops_out():
             asked.append(library)
             return None if len(asked) == 4 else [1.0]
 
-    found = measure.interleaved(Crew(), {"a": {}, "b": {}, "c": {}}, "times", 3)  # type: ignore
+    found = measure.time_in_turns(Crew(), {"a": {}, "b": {}, "c": {}}, "times", 3)  # type: ignore
     assert asked == ["a", "b", "c", "b", "c", "a", "a", "c"]
     assert found == {"a": [[1.0]] * 3, "c": [[1.0]] * 3}
 
 
 def test_fields_of_a_table():
     shown = [0.0, 1234.5, 99.95, 1.0, 0.01234, 2e-7, float("inf"), None, 3, "x"]
-    assert [measure.cell_text(value) for value in shown] == [
+    assert [output.format_field(value) for value in shown] == [
         "0", "1,234", "100.0", "1.00", "0.0123", "2.0e-07", "inf", "", "3", "x"
     ]  # fmt: skip
-    assert measure.markdown([{"a": 1, "b": None}]) == "| a | b |\n| --- | --- |\n| 1 |  |"
+    assert output.to_markdown([{"a": 1, "b": None}]) == "| a | b |\n| --- | --- |\n| 1 |  |"
 
 
 # The other suites
@@ -579,6 +578,6 @@ def test_every_flag_of_the_launcher_belongs_to_a_suite():
     known = {name for suite in suites.SUITES.values() for name in suite.defaults}
     assert flags == known | {"threads"}
     for suite in suites.SUITES:
-        suites.options_of(suite, {})
+        suites.options_for(suite, {})
     with pytest.raises(UsageError, match="greater than 0"):
-        suites.options_of("step", {"vocabulary": 0})
+        suites.options_for("step", {"vocabulary": 0})

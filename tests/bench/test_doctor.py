@@ -66,9 +66,9 @@ def test_what_fails_is_one_line_and_nothing_is_promised_of_it(monkeypatch, capsy
     def broken(*_: object):
         raise OSError(errno.ENOSPC, "No space left on device\nand more")
 
-    monkeypatch.setattr(doctor, "checkpoints", broken)
-    monkeypatch.setattr(doctor, "gradients", lambda: ("", "off by 1"))
-    monkeypatch.setattr(doctor, "bits", lambda config: ("all agree", ""))
+    monkeypatch.setattr(doctor, "check_checkpoints", broken)
+    monkeypatch.setattr(doctor, "check_gradients", lambda: ("", "off by 1"))
+    monkeypatch.setattr(doctor, "check_equal_bits", lambda config: ("all agree", ""))
     assert launch.main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert err == (
@@ -89,7 +89,7 @@ def test_a_wrong_gradient_of_the_fast_path_alone(monkeypatch):
 
     unroll = doctor.unroll
     monkeypatch.setattr(doctor, "unroll", wrong)
-    found, problem = doctor.gradients()
+    found, problem = doctor.check_gradients()
     assert problem == found
     plain, fast = (float(part.split()[-1]) for part in problem.split(" by the ")[:2])
     assert plain < doctor.TOLERANCE < 0.01 < fast
@@ -97,12 +97,14 @@ def test_a_wrong_gradient_of_the_fast_path_alone(monkeypatch):
 
 def test_a_flipped_bit_that_goes_unnoticed(monkeypatch):
     monkeypatch.setattr(checkpoint, "fault_of", lambda folder: "")
-    assert doctor.checkpoints() == ("", "a flipped bit of a checkpoint went unnoticed")
+    assert doctor.check_checkpoints() == ("", "a flipped bit of a checkpoint went unnoticed")
 
 
 def test_a_restored_array_that_is_another(monkeypatch):
-    monkeypatch.setattr(doctor, "_back", lambda root, tree: tree | {"weights": -tree["weights"]})
-    assert doctor.checkpoints() == ("", "what was restored is not what was saved")
+    monkeypatch.setattr(
+        doctor, "_restored", lambda root, tree: tree | {"weights": -tree["weights"]}
+    )
+    assert doctor.check_checkpoints() == ("", "what was restored is not what was saved")
 
 
 def test_runs_that_differ(trial, monkeypatch):
@@ -113,7 +115,7 @@ def test_runs_that_differ(trial, monkeypatch):
         "build",
         lambda _: (task._replace(batch=lambda _: task.batch(next(calls))), optimiser),
     )
-    found, problem = doctor.bits(trial)
+    found, problem = doctor.check_equal_bits(trial)
     assert not found
     assert problem.startswith(f"two equal runs of {doctor.STEPS} steps differ in .params")
 
@@ -123,8 +125,8 @@ def test_a_resumed_run_that_differs(trial, monkeypatch):
         state = checkpoint.restore(root, template, fingerprint={}, warn=print)[0]
         return state.replace(carry=jax.tree.map(jax.numpy.zeros_like, state.carry))
 
-    monkeypatch.setattr(doctor, "_back", back)
-    found, problem = doctor.bits(trial)
+    monkeypatch.setattr(doctor, "_restored", back)
+    found, problem = doctor.check_equal_bits(trial)
     assert not found
     assert problem.startswith("a run that was stopped and resumed differs in .params")
 
@@ -132,22 +134,22 @@ def test_a_resumed_run_that_differs(trial, monkeypatch):
 def test_a_run_that_stops_at_a_fault(trial, monkeypatch):
     with trial.unlocked():
         trial.optim.learning_rate = 1e38
-    found, problem = doctor.bits(trial)
+    found, problem = doctor.check_equal_bits(trial)
     assert not found
     assert f"of {doctor.STEPS}, its loss" in problem
 
 
 def test_a_cache_folder_that_cannot_be_used(place, monkeypatch):
-    assert doctor.unusable(place / "one" / "two") == ""
+    assert doctor.why_unusable(place / "one" / "two") == ""
     (place / "file").write_text("")
-    assert "file is no folder" in doctor.unusable(place / "file" / "cache")
+    assert "file is no folder" in doctor.why_unusable(place / "file" / "cache")
 
     def refused(**_: object):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("tempfile.TemporaryFile", refused)
-    assert "cannot be written: Read-only file system" in doctor.unusable(place)
-    monkeypatch.setattr(doctor, "checks", lambda config: [])
+    assert "cannot be written: Read-only file system" in doctor.why_unusable(place)
+    monkeypatch.setattr(doctor, "run_checks", lambda config: [])
     problems = doctor.examine(
         config.load(str(ROOT / "experiments" / "default.py"), []), lambda text: None
     )
@@ -159,15 +161,15 @@ def test_whether_memory_is_retained(asked):
     """In a process of its own: another test may have asked for it in this one."""
     if not hasattr(doctor.ctypes.CDLL(None), "mallopt"):
         pytest.skip("glibc alone retains memory")
-    program = "from rnnlab import doctor, host\n"
-    program += "" if asked else "host.retain_memory = lambda: True\n"
-    command = [sys.executable, "-c", f"{program}print(doctor.retained())"]
+    program = "from rnnlab.bench import doctor\nfrom rnnlab.run import process\n"
+    program += "" if asked else "process.retain_memory = lambda: True\n"
+    command = [sys.executable, "-c", f"{program}print(doctor.whether_retained())"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ("NOT retained" in done.stdout) == (not asked)
 
 
 def test_memory_that_cannot_be_retained():
-    assert doctor.retained().startswith("freed memory goes back")
+    assert doctor.whether_retained().startswith("freed memory goes back")
 
 
 def test_what_is_told_of_a_disk_that_is_not_there(place):

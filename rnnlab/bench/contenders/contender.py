@@ -53,7 +53,7 @@ def flops(case: Case) -> int:
     return 6 * case.time * case.batch * weights
 
 
-def tokens(case: Case) -> tuple[np.ndarray, np.ndarray]:
+def draw_tokens(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """(inputs, targets), int32 [T, B] each: random, the targets one step ahead."""
     random = np.random.default_rng(0)
     text = random.integers(case.vocabulary, size=(case.time + 1, case.batch), dtype=np.int32)

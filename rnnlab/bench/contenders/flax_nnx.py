@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from rnnlab.bench.contenders.contender import CLIP, LEARNING_RATE, Case, Contender, tokens
+from rnnlab.bench.contenders.contender import CLIP, LEARNING_RATE, Case, Contender, draw_tokens
 
 CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "rnn": nnx.SimpleCell}
 
@@ -71,7 +71,7 @@ class Flax(Contender):
         nnx.update(self.model.readout, weights["readout"])
         rule = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(LEARNING_RATE))
         self.optimizer = nnx.Optimizer(self.model, rule, wrt=nnx.Param)
-        inputs, targets = tokens(case)
+        inputs, targets = draw_tokens(case)
         self.batch = {"inputs": jnp.asarray(inputs), "targets": jnp.asarray(targets)}
         self.loss = None
 

@@ -14,7 +14,7 @@ from rnnlab.bench.contenders.contender import (
     TEMPERATURE,
     Case,
     Contender,
-    tokens,
+    draw_tokens,
 )
 from rnnlab.models import interop, sample, stack
 from rnnlab.tasks.metrics import tokens as metrics
@@ -29,7 +29,7 @@ DRAWN = {
 }
 
 
-def build(case: Case, path: str, **cell_options: Any) -> Model:
+def make_model(case: Case, path: str, **cell_options: Any) -> Model:
     """The model of a case. path: "auto" (the fast backward pass where there is one) or "plain"."""
     return stack.stack_cells(
         path=path,
@@ -43,9 +43,9 @@ def build(case: Case, path: str, **cell_options: Any) -> Model:
     )
 
 
-def task_of(case: Case, net: Model, weights: Params) -> Task:
+def make_task(case: Case, net: Model, weights: Params) -> Task:
     """The task: one batch again and again, from a zero state each time, from these weights."""
-    inputs, targets = tokens(case)
+    inputs, targets = draw_tokens(case)
 
     def loss(params: Params, carry: Any, batch: Any, key: Any, taps: Any = None) -> tuple[Any, Any]:
         inputs = batch["inputs"]  # of a share of the rows, where the step is split
@@ -65,23 +65,23 @@ def task_of(case: Case, net: Model, weights: Params) -> Task:
         facts=dict,
         fingerprint={},
         unit="char",
-        probe=Probe(net, lambda batch: {"x": batch["inputs"]}, losses),
+        probe=Probe(net, lambda batch: {"x": batch["inputs"]}, token_losses),
     )
 
 
-def losses(logits: Any, batch: Any) -> tuple[Any, Any]:
+def token_losses(logits: Any, batch: Any) -> tuple[Any, Any]:
     """See `rnnlab.types.Probe`."""
     values = metrics.cross_entropy(logits, batch["targets"])
     return values, jnp.ones_like(values)
 
 
-def leaves(tree: Any) -> dict[str, np.ndarray]:
+def flatten(tree: Any) -> dict[str, np.ndarray]:
     """A nested dict or list as {"layers.0.kernel_h": array}."""
     found = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="."): np.asarray(a) for p, a in found}
 
 
-def difference(found: Any, wanted: Any) -> float:
+def relative_difference(found: Any, wanted: Any) -> float:
     """|found - wanted| / |wanted|, in float64; inf for another shape."""
     a, b = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     if a.shape != b.shape:
@@ -108,7 +108,7 @@ class Own(Contender):
         The cell has the second bias that PyTorch has, at zero, so that Flax and rnnlab, which have
         one, compute the same function, and PyTorch's gradient of it is compared too.
         """
-        net = build(case, "plain", **DRAWN, hidden_bias=True)
+        net = make_model(case, "plain", **DRAWN, hidden_bias=True)
         params = net.init(jax.random.key(0))
         for layer in params["layers"]:
             layer["bias_h"] = jnp.zeros_like(layer["bias_h"])
@@ -133,7 +133,7 @@ class Own(Contender):
 
     def compare(self, *, library: str, found: dict[str, Any]) -> dict[str, float]:
         """What `check` or `trained` of that library found against the reference: name ->
-        `difference`.
+        `relative_difference`.
 
         The names are those of the arrays and, with their tree's, those of its leaves: "logits",
         "grads.layers.0.kernel_h". A leaf that the library should have and lacks counts as inf.
@@ -145,9 +145,11 @@ class Own(Contender):
             name: tree | {"layers": self._imported(library, tree["layers"])}
             for name, tree in trees.items()
         }
-        given = leaves(given)
-        names = leaves({name: wanted[name] for name in found})
-        return {name: difference(given.get(name, np.nan), leaf) for name, leaf in names.items()}
+        given = flatten(given)
+        names = flatten({name: wanted[name] for name in found})
+        return {
+            name: relative_difference(given.get(name, np.nan), leaf) for name, leaf in names.items()
+        }
 
     def _imported(self, library: str, layers: Any) -> Any:
         if library.startswith("torch"):
@@ -180,11 +182,11 @@ class Own(Contender):
 
     def setup(self, *, case: Case, weights: Any) -> None:
         """See `Contender`. Weights of None: drawn afresh, for a case that nothing is compared at."""
-        self.case, self.net = case, build(case, self.path)
+        self.case, self.net = case, make_model(case, self.path)
         if weights is None:
-            weights = build(case, "plain", **DRAWN).init(jax.random.key(0))
+            weights = make_model(case, "plain", **DRAWN).init(jax.random.key(0))
         self.given = jax.device_put(weights)
-        self.task = task_of(case, self.net, weights)
+        self.task = make_task(case, self.net, weights)
         self._start(parallel.choose(requested=0, batch=case.batch))
 
     def _start(self, split: parallel.Split) -> None:
@@ -265,7 +267,7 @@ class Own(Contender):
 
 def evaluate(case: Case, net: Model, weights: Params) -> dict[str, Any]:
     """logits, loss and gradients, by JAX's own differentiation of the task's loss."""
-    task = task_of(case, net, weights)
+    task = make_task(case, net, weights)
 
     @jax.jit
     def run(params: Params, batch: Any) -> tuple[Any, Any]:

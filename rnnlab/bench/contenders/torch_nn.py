@@ -15,7 +15,7 @@ from rnnlab.bench.contenders.contender import (
     TEMPERATURE,
     Case,
     Contender,
-    tokens,
+    draw_tokens,
 )
 
 
@@ -44,7 +44,7 @@ class Torch(Contender):
         own = {"weight": weights["readout"]["kernel"].T, "bias": weights["readout"]["bias"]}
         self.readout.load_state_dict({name: torch.tensor(a) for name, a in own.items()})
         self.eye = torch.eye(case.vocabulary)  # a row of it is faster than F.one_hot(...).float()
-        self.inputs, self.targets = (torch.from_numpy(a).long() for a in tokens(case))
+        self.inputs, self.targets = (torch.from_numpy(a).long() for a in draw_tokens(case))
         self.parameters = [*self.rnn.parameters(), *self.readout.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE)
 
