@@ -165,10 +165,11 @@ def draw_success(lines: Sequence[Line], path: Path, *, axis: str) -> None:
     """The share of the seeds that solved the task against the values of a key: of many lines a panel
     for each value of their first setting, and a colour for each combination of the others."""
     values = sorted({point.value for line in lines for point in line.points})
-    places, groups = _places(values), {}
+    places = _places(values)
+    groups: dict[str, list[Line]] = {}
     for line in lines:
-        split = len(lines) > 4 and len(line.parts) > 1
-        groups.setdefault(line.parts[0] if split else "", []).append(line)
+        first, *others = line.parts or ("",)
+        groups.setdefault(first if len(lines) > 4 and others else "", []).append(line)
     if len(groups) == len(lines) > 1 or len(groups) > 6:
         groups = {"": list(lines)}
     rest = list(dict.fromkeys(_rest(line, bool(name)) for name, g in groups.items() for line in g))

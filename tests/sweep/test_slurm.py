@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -161,6 +162,30 @@ def test_a_job_needs_no_rnnlab_to_start(text, tmp_path):
     )
     path = made.path(made.members[2])
     assert done.stdout.split()[1:] == ["train", f"--workdir={path}", "False", "False"]
+
+
+@pytest.mark.usefixtures("commands")
+def test_a_job_starts_though_its_module_has_moved_since(text, tmp_path, monkeypatch):
+    """Older versions called it rnnlab.slurm_task; what they have submitted waits in the queue."""
+    old = types.ModuleType("rnnlab.slurm_task")
+    old.__file__ = str(tmp_path / "slurm_task.py")
+    exec(Path(slurm.slurm_task.__file__).read_text(), old.__dict__)
+    monkeypatch.setitem(sys.modules, old.__name__, old)
+    monkeypatch.setattr(slurm, "slurm_task", old)
+    made = declared(text, tmp_path)
+    says = (sys.executable, "-c", "import sys; print('trained by', *sys.argv[1:])")
+    name, _ = slurm._submit(made, made.members, slurm.Options(), says)
+    (pickled,) = (made.folder / "slurm" / name).glob("7_0_submitted.pkl")
+    code = (
+        "import pickle, sys; kept = pickle.load(open(sys.argv[1], 'rb')); kept.result();"
+        "print(kept.function.__module__, 'rnnlab' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, pickled], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["rnnlab.slurm_task", "False"]
+    path = made.path(made.members[0])
+    assert (path / "log.txt").read_text() == f"trained by train --workdir={path}\n"
 
 
 @pytest.mark.usefixtures("commands")
