@@ -59,16 +59,18 @@ class Model(NamedTuple):
     """A stack of cells between an input layer and a readout; pure functions of dict pytrees."""
 
     init: Callable[..., Params]  # (key, dtype) -> params
-    carry: Callable[
-        ..., Carry
-    ]  # (batch, dtype) -> carry, a tuple with one carry a layer (and direction)
-    # (params, carry, x, *, key, lengths, mask, reset, taps, outer) -> (carry, outputs [T, B, V]), where
-    # taps has a `Taps` (of rnnlab.recurrence.taps) or None for each unroll, in the order of `names`, and
-    # outer those of the "readout" and the "embedding", of which there may be shares
+    # (batch, dtype) -> carry, the zero state: for each layer a tuple with a carry for each direction
+    carry: Callable[..., Carry]
+    # (params, carry, x, *, key, lengths, mask, reset, taps, outer) -> (carry, outputs [T, B, V]).
+    # x: int [T, B], or float [T, B, D]; lengths [B], mask and reset [T, B] as for `unroll`; a key of
+    # None means evaluation. taps has a `Taps` (of rnnlab.recurrence.taps) or None for each unroll, in
+    # the order of `names`; outer those of the "readout" and the "embedding", of which there may be
+    # shares.
     apply: Callable[..., tuple[Carry, Array]]
     causal: bool  # no output depends on a later input; only such a model can generate
     layers: tuple[tuple[str, str], ...]  # (layer, shape) rows, for the table printed at the start
-    # What a `Probe` needs. `apply` -> (carry, outputs, seen), with a `Seen` of taps for each unroll
+    # What a `Probe` needs: `apply`, but -> (carry, outputs, seen) with a `Seen` (of
+    # rnnlab.recurrence.taps) for each unroll
     watch: Any = None
     cell: Any = None  # the Cell of every layer
     names: tuple[str, ...] = ()  # of the unrolls: "layer 1" ..., or "layer 1 forward" ...

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from rnnlab.errors import UsageError, nearest
 from rnnlab.types import Config
 
 
-def load(path: str, overrides: list[str]) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config of `get_config()` in the Python file at `path`, with `key=value` overrides.
+
+    The file runs. What it imports may lie beside it, in a folder that it names as the launcher sees it
+    (`from experiments import default`), whatever the working folder is.
 
     Raises UsageError for a missing or failing file, an unknown key (with the nearest one) or a
     value of the wrong type.
@@ -42,7 +45,7 @@ def load(path: str, overrides: list[str]) -> Config:
     return config
 
 
-def sweep(path: str) -> list[dict[str, Any]]:
+def sweep(path: str | Path) -> list[dict[str, Any]]:
     """What `sweep(add)` in the Python file at `path` adds: key -> value, for each member.
 
     Raises UsageError for a missing or failing file, or one that declares no sweep.
@@ -59,7 +62,7 @@ def sweep(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _module(path: str) -> Any:
+def _module(path: str | Path) -> Any:
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"config file '{path}' does not exist")
@@ -74,8 +77,13 @@ def _module(path: str) -> Any:
 
 
 @contextlib.contextmanager
-def _about(path: str) -> Iterator[None]:
-    """It is the user's code that runs inside: whatever it raises is about this file."""
+def _about(path: str | Path) -> Iterator[None]:
+    """It is the user's code that runs inside: it finds the folder of this file by its name, and
+    whatever it raises is about this file."""
+    above = str(Path(path).absolute().parent.parent)
+    added = above not in sys.path
+    if added:
+        sys.path.append(above)
     try:
         yield
     except UsageError:
@@ -84,6 +92,9 @@ def _about(path: str) -> Iterator[None]:
         line = _line_in(error, os.path.abspath(path))
         at = f", line {line}" if line else ""
         raise UsageError(f"config file '{path}'{at}: {_one_line(error)}") from error
+    finally:
+        if added and above in sys.path:
+            sys.path.remove(above)
 
 
 def _line_in(error: BaseException, file: str) -> int | None:

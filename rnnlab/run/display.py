@@ -87,6 +87,7 @@ class Display:
             markup=False,
             emoji=False,
             quiet=bool(quiet or silent),
+            force_jupyter=False,  # where every line would be a page of its own; plain lines there too
         )
         self._name = f"{silent}: " if silent else ""
         self._steps, self._unit, self._quiet, self._measure = steps, unit, quiet, measure

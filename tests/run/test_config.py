@@ -83,6 +83,20 @@ INHERIT = "import base\ndef get_config():\n    config = base.get_config()\n"
 # Reading a file
 
 
+def test_a_config_finds_its_neighbours_from_any_working_folder(folder, monkeypatch):
+    neighbours = folder / "recipes"
+    neighbours.mkdir()
+    (neighbours / "base.py").write_text(BASE)
+    inherit = INHERIT.replace("import base", "from recipes import base")
+    (neighbours / "mine.py").write_text(inherit + "    return config\n")
+    monkeypatch.undo()
+    monkeypatch.chdir(neighbours)
+    before = [*sys.path]
+    for path in ("mine.py", neighbours / "mine.py", "../recipes/mine.py"):
+        assert configuration.load(path).name == "one"
+    assert sys.path == before
+
+
 def test_load_gives_the_config_of_the_file(folder):
     config = load()
     assert isinstance(config, ConfigDict)
