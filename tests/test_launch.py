@@ -13,8 +13,8 @@ import launch
 from rnnlab.run import command, process
 from rnnlab.tasks.language_model import corpora
 from rnnlab.train import parallel
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = f"--config={ROOT / 'experiments' / 'default.py'}"
 TINY = [
     "--config.model.hidden=6",

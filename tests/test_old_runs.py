@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 OLD = ROOT / "tests" / "old_runs"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
 # Of the float32 results of another processor, whose sums have another order: of the same parameters,

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import io
 import re
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,8 +13,8 @@ import launch
 from rnnlab import cells
 from rnnlab.recurrence.unrolling import unroll
 from rnnlab.run import command
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 TOP = ROOT / "README.md"
 READMES = [
     TOP,

@@ -9,8 +9,8 @@ import pytest
 
 from rnnlab.run import config as configuration
 from rnnlab.run.limits import validate
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rnnlab"
 
 # A file imports siblings of its own package and packages of lower rows, never one of its own row.

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,8 +24,8 @@ from rnnlab.errors import UsageError
 from rnnlab.run import machine
 from rnnlab.run import process as host
 from rnnlab.tasks.metrics import tokens as metrics
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = Case("lstm", layers=2, hidden=6, batch=3, time=5, vocabulary=7)
 FLAGS = ["--shapes=1x6xB3xT5", "--vocabulary=7", "--seconds=0.05", "--threads=1"]
 HAS_TORCH = importlib.util.find_spec("torch") is not None

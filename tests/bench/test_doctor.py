@@ -15,8 +15,8 @@ import launch
 from rnnlab.bench import doctor
 from rnnlab.run import checkpoint, config, machine, process
 from rnnlab.train import train
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = (  # what compiles soon
     "model.cell=rnn",
     "model.hidden=8",

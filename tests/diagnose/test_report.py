@@ -12,8 +12,9 @@ from rnnlab.diagnose import report, subject
 from rnnlab.diagnose.subject import Findings, Section
 from rnnlab.errors import UsageError
 from rnnlab.train import train
+from tests.support import ROOT
 from tests.sweep import test_population
-from tests.sweep.test_population import ROOT, SMALL
+from tests.sweep.test_population import SMALL
 
 text = test_population.text  # a fixture
 

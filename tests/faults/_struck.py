@@ -25,7 +25,8 @@ from rnnlab.train import step as stepping
 from rnnlab.train import train
 from rnnlab.train.record import Record
 from tests.faults import lab as common
-from tests.faults.lab import ROOT, Lab, Tally, differences
+from tests.faults.lab import Lab, Tally, differences
+from tests.support import ROOT
 
 STEPS = 16
 SMALL = (

@@ -34,7 +34,8 @@ from pathlib import Path
 
 from rnnlab.run import checkpoint
 from rnnlab.run.files import read_rows
-from tests.faults.lab import ROOT, Done, Lab, Tally, differences
+from tests.faults.lab import Done, Lab, Tally, differences
+from tests.support import ROOT
 
 SHORT = 0.02
 FULL = "No space left on device"

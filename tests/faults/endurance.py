@@ -34,7 +34,8 @@ from typing import NamedTuple
 
 from rnnlab.run import checkpoint
 from rnnlab.run.files import read_rows
-from tests.faults.lab import ROOT, SMALL, Lab, Tally
+from tests.faults.lab import SMALL, Lab, Tally
+from tests.support import ROOT
 
 SHORT = 0.02
 MEMORY = 16 << 20  # bytes

@@ -29,7 +29,8 @@ from rnnlab.tasks.language_model import latex_report
 from tests.faults import _driver
 from tests.faults import _hostile as hostile
 from tests.faults._driver import Accepted, Said, call, traced
-from tests.faults.lab import ROOT, Lab, Tally
+from tests.faults.lab import Lab, Tally
+from tests.support import ROOT
 
 SHORT = 0.002
 # Small, so that what is accepted is soon traced; of text of our own.

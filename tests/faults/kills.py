@@ -24,7 +24,8 @@ from rnnlab.run import checkpoint
 from rnnlab.run.files import read_json
 from tests.faults import lab as laboratory
 from tests.faults._child import PHASES, SIZE, Board
-from tests.faults.lab import ROOT, SMALL, Lab, Tally
+from tests.faults.lab import SMALL, Lab, Tally
+from tests.support import ROOT
 
 SHORT = 0.005
 KILLS, SWEEPS, SIGNALS = 240, 60, 60  # at share 1

@@ -22,8 +22,8 @@ from rnnlab.errors import CheckpointError
 from rnnlab.run import checkpoint, config
 from rnnlab.run.files import read_json, read_rows
 from rnnlab.train import train
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 TIMES = ("seconds", "chars_per_second")  # what no two runs share
 # Carried state, dropout, an average, and rows at steps that no checkpoint falls on.
 SMALL = (

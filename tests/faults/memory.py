@@ -19,7 +19,8 @@ from pathlib import Path
 from rnnlab.errors import UsageError
 from rnnlab.run import config
 from rnnlab.train import memory, train
-from tests.faults.lab import ROOT, Lab, Tally, make_text
+from tests.faults.lab import Lab, Tally, make_text
+from tests.support import ROOT
 
 SHORT = 0.05
 SIZES = (

@@ -32,7 +32,8 @@ from rnnlab.data import archives, cache, media
 from rnnlab.errors import RnnlabError, UsageError
 from rnnlab.tasks.language_model import corpora
 from tests.faults import _driver
-from tests.faults.lab import ROOT, Done, Lab, Tally
+from tests.faults.lab import Done, Lab, Tally
+from tests.support import ROOT
 
 SHORT = 0.02
 VERBS = ("evaluate", "sample", "show", "diagnose", "compile", "report", "sweep", "train")

@@ -8,7 +8,7 @@ import pytest
 from rnnlab.errors import UsageError
 from rnnlab.models import decoder
 from rnnlab.run import config as configuration
-from tests.sweep.test_population import ROOT
+from tests.support import ROOT
 
 V, W, M, S, T, B = 7, 5, 6, 4, 5, 3
 

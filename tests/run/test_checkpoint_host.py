@@ -4,7 +4,6 @@ import shutil
 import string
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,8 +12,8 @@ import pytest
 from rnnlab.errors import StorageError, UsageError
 from rnnlab.run import arrays, checkpoint
 from rnnlab.train import train
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TREE = {"w": np.arange(6, dtype=np.float32), "step": np.array(1, np.int32)}
 
 

@@ -3,11 +3,11 @@
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 # Prints what the process holds, in MiB, after it has filled and freed arrays of so many MiB.

@@ -6,7 +6,6 @@ import io
 import re
 import shutil
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +15,8 @@ from rnnlab.run.folder import lock
 from rnnlab.tasks import mnist
 from rnnlab.tasks.language_model import corpora
 from rnnlab.tasks.translation import task
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "launch.py", *sorted((ROOT / "rnnlab").rglob("*.py"))]
 # Modules that run what they read, and the places that may have them.
 CODE = ("pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib", "runpy", "code")

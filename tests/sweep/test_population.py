@@ -13,8 +13,8 @@ from rnnlab.run.display import Display
 from rnnlab.sweep import population
 from rnnlab.train import step as stepping
 from rnnlab.train import train
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "model.hidden=8",
     "model.layers=2",

@@ -23,10 +23,10 @@ from rnnlab.run import checkpoint
 from rnnlab.sweep import slurm
 from rnnlab.sweep.members import Sweep, declare_members, prepare_sweep
 from rnnlab.train import train
+from tests.support import ROOT
 from tests.sweep import test_sweep
 from tests.sweep.test_sweep import experiment, final, rows
 
-ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = launch.PROGRAM.command
 text, quiet_host = test_sweep.text, test_sweep.quiet_host  # fixtures
 

@@ -29,8 +29,8 @@ from rnnlab.sweep.members import (
     read_summary,
 )
 from rnnlab.train import train
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
 SMALL = {
     "model.hidden": 8,

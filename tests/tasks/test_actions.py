@@ -15,7 +15,7 @@ from rnnlab.tasks.actions import clips as ucf
 from rnnlab.tasks.actions import figure as task_figures
 from rnnlab.tasks.actions import task as actions
 from tests.data.test_videos import write
-from tests.sweep.test_population import ROOT
+from tests.support import ROOT
 
 SMALL = [
     "train.window=6",

@@ -20,7 +20,7 @@ from rnnlab.tasks.captions import gallery, scenes
 from rnnlab.tasks.captions import task as captions
 from rnnlab.train import step as stepping
 from rnnlab.train import train
-from tests.sweep.test_population import ROOT
+from tests.support import ROOT
 from tests.tasks.test_flickr import publish
 
 QUICK = [

@@ -19,7 +19,7 @@ from rnnlab.tasks import mnist
 from rnnlab.tasks.metrics import tokens
 from rnnlab.train import step as stepping
 from rnnlab.train import train
-from tests.sweep.test_population import ROOT
+from tests.support import ROOT
 from tests.tasks.test_tasks import QUICK as QUICK_TASKS
 
 TASKS = tuple(

@@ -17,7 +17,7 @@ from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
 from rnnlab.tasks.speech import audio, ctc, morse
 from rnnlab.tasks.speech import task as speech
-from tests.sweep.test_population import ROOT
+from tests.support import ROOT
 
 STEADY = morse.Ranges(
     slowest=20.0, fastest=20.0, waver=0.0, jitter=0.0, pitch=(500.0, 500.0), drift=0.0

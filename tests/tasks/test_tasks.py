@@ -15,7 +15,7 @@ from rnnlab.run import config as configuration
 from rnnlab.train import step as stepping
 from rnnlab.train import train
 from rnnlab.types import MAPPINGS
-from tests.sweep.test_population import ROOT
+from tests.support import ROOT
 
 COMMON = [
     "model.hidden=16",

@@ -8,7 +8,7 @@ from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
 from rnnlab.tasks.tracking import figure, mot, task
 from rnnlab.train import train
-from tests.sweep.test_population import ROOT
+from tests.support import ROOT
 from tests.tasks.test_tasks import COMMON, QUICK
 
 

@@ -16,7 +16,8 @@ from rnnlab.sweep.population import Population
 from rnnlab.tasks.translation import task
 from rnnlab.tasks.translation.task import SIDES
 from rnnlab.train import train
-from tests.tasks.test_tasks import COMMON, QUICK, ROOT, settings
+from tests.support import ROOT
+from tests.tasks.test_tasks import COMMON, QUICK, settings
 
 PAIRS = [("a man runs .", "ein Mann läuft ."), ("two dogs", "zwei Hunde"), ("a dog", "ein Hund")]
 

@@ -11,8 +11,8 @@ from rnnlab.errors import OutOfMemoryError, UsageError, exhausted, out_of_memory
 from rnnlab.run import config, machine
 from rnnlab.train import memory, train
 from rnnlab.train import step as stepping
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HUGE = 10**9
 GIB = 2**30
 

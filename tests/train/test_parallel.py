@@ -25,8 +25,8 @@ from rnnlab.run.files import read_rows
 from rnnlab.run.folder import lock
 from rnnlab.train import parallel, train
 from rnnlab.train import step as stepping
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 5
 CHANGES = [
     "model.hidden=8",

@@ -21,8 +21,8 @@ from rnnlab.run.files import read_json, read_rows, write_json
 from rnnlab.run.folder import lock
 from rnnlab.train import parallel, record, train
 from tests.faults.lab import SMALL, differences, leaves, make_text, rows
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
 
 
