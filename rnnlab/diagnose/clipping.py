@@ -88,7 +88,7 @@ def sentences(own: Clipping, rows: Sequence[dict[str, Any]]) -> list[str]:
     median, high = (float(v) for v in np.percentile(own.norms, (50, 95)))
     acts = float((own.factor < 1 - 1e-6).mean())
     limit = "off" if math.isinf(own.threshold) else f"at {own.threshold:g}"
-    told = [
+    said = [
         f"The gradient's norm is {median:.3g} (median of {len(own.norms)} batches at these weights; 95% "
         f"are below {high:.3g}); clipping {limit} acts on {100 * acts:.0f}% of them."
     ]
@@ -101,14 +101,14 @@ def sentences(own: Clipping, rows: Sequence[dict[str, Any]]) -> list[str]:
         if share > 0:
             before = int(steps[np.searchsorted(np.cumsum(counts), 0.9 * counts.sum())])
             text += f", nine tenths of them before step {before}" if before < steps[-1] else ""
-        told.append(text + ".")
-    return told
+        said.append(text + ".")
+    return said
 
 
-def draw(found: Sequence[Clipping], rows: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(measured: Sequence[Clipping], rows: Sequence[dict[str, Any]], path: Path) -> None:
     """The norms before the clip with what each kind of clip makes of them, and, of a run that was
-    trained, the learning rate that the clip left. found: the run's own clip first, then others."""
-    own = found[0]
+    trained, the learning rate that the clip left. measured: the run's own clip first, then others."""
+    own = measured[0]
     steps, rates = _effective(rows, own)
     panels = 3 if steps else 2
     figure = Figure(figsize=(4.4 * panels + 0.6, 3.9), layout="constrained")
@@ -131,7 +131,7 @@ def draw(found: Sequence[Clipping], rows: Sequence[dict[str, Any]], path: Path) 
         ylabel="batches",
         title="norms at these weights",
     )
-    for index, one in enumerate(found):
+    for index, one in enumerate(measured):
         axes[1].plot(
             one.factor, one.cosine, MARKERS[index % 8], ms=5, alpha=0.6, color=COLOURS[index % 8],
             label=f"{one.kind}, T = {one.threshold:.3g}",
@@ -171,16 +171,16 @@ def _effective(rows: Sequence[dict[str, Any]], own: Clipping) -> tuple[list[int]
     return steps, [rate * factor for rate, factor in zip(rates, factors, strict=True)]
 
 
-def _table(found: Sequence[Clipping], omega: bool) -> tuple[str, ...]:
-    """The lines of the table in Markdown. found: the run's own clip first, then others."""
+def _table(measured: Sequence[Clipping], omega: bool) -> tuple[str, ...]:
+    """The lines of the table in Markdown. measured: the run's own clip first, then others."""
     return (
         "| clip | T | acts on | length kept, median | direction kept, mean cosine |",
         "|---|---|---|---|---|",
         *(
-            f"| {one.kind}{' (this config)' if one is found[0] else ''} | {one.threshold:.3g} | "
+            f"| {one.kind}{' (this config)' if one is measured[0] else ''} | {one.threshold:.3g} | "
             f"{100 * (one.factor < 1 - 1e-6).mean():.0f}% | {np.median(one.factor):.2f} | "
             f"{one.cosine.mean():.3f} |"
-            for one in found
+            for one in measured
         ),
         "",
         f"Of {BATCHES} batches at these weights. global_norm is the hard clip g T/|g| where |g| > T, soft "

@@ -94,14 +94,14 @@ def sentences(curves: list[Curve]) -> list[str]:
     """For each line the first step back with 1% of the gradient that it begins with, or what is left
     at the end of the window; at initialisation and trained."""
 
-    def told(curve: np.ndarray) -> str:
+    def fall(curve: np.ndarray) -> str:
         below = np.nonzero(curve <= flow.FADED)[0]
         if len(below):
             return f"falls to 1% within {below[0]} steps"
         return f"is at {100 * curve[-1]:.3g}% after {len(curve) - 1} steps"
 
     return [
-        f"{one.label}: the gradient {told(one.initial)} at initialisation, and {told(one.trained)} "
+        f"{one.label}: the gradient {fall(one.initial)} at initialisation, and {fall(one.trained)} "
         f"trained ({one.seeds} seed{'s' * (one.seeds > 1)})."
         for one in curves
     ]
@@ -160,14 +160,14 @@ def write_report(
     curves = measure(folder, which, window, warn)
     out.mkdir(parents=True, exist_ok=True)
     draw(curves, out / "flows.png")
-    told = sentences(curves)
+    said = sentences(curves)
     config = open_sweep(folder).members[0].config
     lines = [
         f"# Gradient flow of the sweep {folder.resolve().name}",
         "",
         f"Task {config.task}, checkpoint of each member: {which}.",
         "",
-        *[f"- {sentence}" for sentence in told],
+        *[f"- {sentence}" for sentence in said],
         "",
         "![Gradient flow by lag](flows.png)",
         "",
@@ -178,7 +178,7 @@ def write_report(
     ]
     path = out / "diagnosis.md"
     write_file(path, "\n".join(lines))
-    for sentence in told:
+    for sentence in said:
         say(f"  {sentence}")
     return path
 

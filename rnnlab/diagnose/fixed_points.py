@@ -42,7 +42,7 @@ class FixedPoints(NamedTuple):
     q: np.ndarray  # [P]
     eigenvalues: np.ndarray  # complex [P, n] of dF/ds, by descending modulus
     kinds: tuple[str, ...]  # in words, see `kind_of`
-    found: np.ndarray  # int [P], how many starts ended at the point
+    hits: np.ndarray  # int [P], how many starts ended at the point
     lines: tuple[Line, ...]  # candidate line attractors, see `lines_of`
     starts: int
     unfinished: int  # starts whose search was still moving when it was ended
@@ -215,7 +215,7 @@ def find(
         done = (end.q <= tolerance) | (end.moved <= STILL)
         kept = np.flatnonzero(done & (end.q <= slow))
         kept = kept[np.argsort(end.q[kept], kind="stable")]
-        first, found = _distinct(end.s[kept], apart)
+        first, hits = _distinct(end.s[kept], apart)
         states, q = end.s[kept][first], end.q[kept][first]
         slopes = np.empty((0, size, size))
         if len(states):
@@ -233,7 +233,7 @@ def find(
         q=q,
         eigenvalues=values,
         kinds=tuple(kind_of(v, margin) for v in values),
-        found=found,
+        hits=hits,
         lines=lines,
         starts=len(starts),
         unfinished=int((~done).sum()),
@@ -247,15 +247,15 @@ def find(
 def _distinct(states: np.ndarray, apart: float) -> tuple[list[int], np.ndarray]:
     """The indices of states with no earlier one of them within `apart`, and how many each stands for."""
     first: list[int] = []
-    found: list[int] = []
+    hits: list[int] = []
     for index, state in enumerate(states):
         distance = np.linalg.norm(states[first] - state, axis=1)
         if len(first) and distance.min() <= apart:
-            found[int(distance.argmin())] += 1
+            hits[int(distance.argmin())] += 1
         else:
             first.append(index)
-            found.append(1)
-    return first, np.array(found, int)
+            hits.append(1)
+    return first, np.array(hits, int)
 
 
 # ---- what a point is

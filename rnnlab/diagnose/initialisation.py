@@ -251,11 +251,11 @@ def measure_schemes(
     return found
 
 
-def border(found: Scan, scale_x: float) -> list[float]:
+def border(measured: Scan, scale_x: float) -> list[float]:
     """The scales of W_h, ascending, at which log10 crosses 0 at the grid's input scale nearest to
     `scale_x`, interpolated linearly between neighbours on the grid."""
-    order = np.argsort(found.scales_h)
-    at, logs = found.scales_h[order], found.log10[order, nearest(found, scale_x)]
+    order = np.argsort(measured.scales_h)
+    at, logs = measured.scales_h[order], measured.log10[order, nearest(measured, scale_x)]
     crossed = []
     for left, right, low, high in zip(at, at[1:], logs, logs[1:], strict=False):
         if low == 0.0:
@@ -265,20 +265,23 @@ def border(found: Scan, scale_x: float) -> list[float]:
     return crossed + ([float(at[-1])] if logs[-1] == 0.0 else [])
 
 
-def nearest(found: Scan, scale_x: float) -> int:
+def nearest(measured: Scan, scale_x: float) -> int:
     """The index of the grid's input scale nearest to `scale_x`."""
-    return int(np.abs(found.scales_x - scale_x).argmin())
+    return int(np.abs(measured.scales_x - scale_x).argmin())
 
 
-def sentences(found: Scan, by_scheme: Sequence[Curve]) -> list[str]:
+def sentences(measured: Scan, by_scheme: Sequence[Curve]) -> list[str]:
     """What `measure` and `measure_schemes` say: where log10 crosses 0 at the input scale nearest to 1;
     and for each scheme, by descending log10 at its last step, how the gradient fares: it "explodes" if
     log10 > 1, "vanishes" if < -1, and else "keeps its size within a factor of ten".
     """
-    scale = found.scales_x[nearest(found, 1.0)]
-    places = " and ".join(f"{place:.3g}" for place in border(found, 1.0))
-    low, high = found.scales_h.min(), found.scales_h.max()
-    begin = f"A {found.cell} of {found.hidden} units, inputs of scale {scale:.3g}, {found.steps} steps: "
+    scale = measured.scales_x[nearest(measured, 1.0)]
+    places = " and ".join(f"{place:.3g}" for place in border(measured, 1.0))
+    low, high = measured.scales_h.min(), measured.scales_h.max()
+    begin = (
+        f"A {measured.cell} of {measured.hidden} units, inputs of scale {scale:.3g}, "
+        f"{measured.steps} steps: "
+    )
     if places:
         said = [f"{begin}the gradient neither grows nor shrinks at a scale of W_h of {places}."]
     else:
@@ -300,15 +303,15 @@ def sentences(found: Scan, by_scheme: Sequence[Curve]) -> list[str]:
     return said
 
 
-def draw(found: Scan, curves: Sequence[Curve], path: Path, *, title: str) -> None:
+def draw(measured: Scan, curves: Sequence[Curve], path: Path, *, title: str) -> None:
     """Left, the map of the gradient's norm after k steps over the scales, with its border (norm 1),
     where half of the outputs are saturated, and the schemes by number; right, a curve a scheme."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
-    order_h, order_x = np.argsort(found.scales_h), np.argsort(found.scales_x)
-    axes = found.scales_h[order_h], found.scales_x[order_x]
-    logs = finite(found.log10)[order_h][:, order_x].T
-    saturated = found.saturated[order_h][:, order_x].T
+    order_h, order_x = np.argsort(measured.scales_h), np.argsort(measured.scales_x)
+    axes = measured.scales_h[order_h], measured.scales_x[order_x]
+    logs = finite(measured.log10)[order_h][:, order_x].T
+    saturated = measured.saturated[order_h][:, order_x].T
     known = np.abs(logs[np.isfinite(logs)])
     limit = float(np.quantile(known, 0.9)) if known.size and known.max() > 0 else 1.0
     log = [bool((axis > 0).all() and axis[-1] > 4 * axis[0]) for axis in axes]
@@ -338,7 +341,7 @@ def draw(found: Scan, curves: Sequence[Curve], path: Path, *, title: str) -> Non
     if marks:
         left.legend(handles=marks, loc="lower right", **LEGEND)
     left.set(xlabel="scale of $W_h$", ylabel="scale of the inputs")
-    left.set_title(f"gradient after {found.steps} steps", fontsize=10)
+    left.set_title(f"gradient after {measured.steps} steps", fontsize=10)
     bar = figure.colorbar(mesh, ax=left, extend="both")
     bar.set_label("norm of the gradient, mean of the logarithm")
     label_logarithms(bar.ax)

@@ -96,19 +96,19 @@ def measure(
     return Spectra(first, every, singular, radius, largest, mean)
 
 
-def sentences(found: Spectra, name: str) -> list[str]:
+def sentences(measured: Spectra, name: str) -> list[str]:
     """What `measure` says of the layer called `name`: medians over rows and steps of the largest
     singular value, the spectral radius and the condition number; then, with K the most factors, the
     mean over rows of the product's two logarithms beside those of a^K.
     """
-    rows, steps = found.log10_largest.shape
-    largest = float(np.median(found.singular[..., 0]))
-    radius, condition = float(np.median(found.radius)), float(np.median(found.condition))
+    rows, steps = measured.log10_largest.shape
+    largest = float(np.median(measured.singular[..., 0]))
+    radius, condition = float(np.median(measured.radius)), float(np.median(measured.condition))
     top, mean = (
         power_of_ten(float(np.mean(each[:, -1])))
-        for each in (found.log10_largest, found.log10_mean)
+        for each in (measured.log10_largest, measured.log10_mean)
     )
-    rate = found.log10_rate
+    rate = measured.log10_rate
     over = f"{rows} sequence{'s' * (rows != 1)} and {steps} steps"
     return [
         f"In {name} the median over {over} is {largest:.3g} for the largest singular value of the "
@@ -120,19 +120,19 @@ def sentences(found: Spectra, name: str) -> list[str]:
     ]
 
 
-def draw_steps(found: Spectra, path: Path, *, title: str) -> None:
+def draw_steps(measured: Spectra, path: Path, *, title: str) -> None:
     """Singular values and spectral radius of J_t against t, and below them its condition number.
 
     Lines and bands are geometric means over the rows of each quantile.
     """
     with np.errstate(divide="ignore"):
-        logs = np.log10(found.singular)
-        condition = np.log10(found.condition)
-        radius = np.log10(found.radius)
+        logs = np.log10(measured.singular)
+        condition = np.log10(measured.condition)
+        radius = np.log10(measured.radius)
     # -inf where a value is 0: it has no place on the axis
     levels = finite(np.quantile(logs, (0, 0.25, 0.5, 0.75, 1), axis=-1, method="nearest").mean(1))
-    steps = found.first + np.arange(levels.shape[1])
-    at = found.first + found.every * np.arange(radius.shape[1])
+    steps = measured.first + np.arange(levels.shape[1])
+    at = measured.first + measured.every * np.arange(radius.shape[1])
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
     upper.fill_between(
@@ -159,16 +159,16 @@ def draw_steps(found: Spectra, path: Path, *, title: str) -> None:
     save(figure, path)
 
 
-def draw_products(found: Spectra, path: Path, *, title: str) -> None:
+def draw_products(measured: Spectra, path: Path, *, title: str) -> None:
     """Largest and geometric mean singular value of the product of k Jacobians against k, beside a^k,
     with a the geometric mean of their spectral radii. Thin lines: each row; thick: geometric mean.
     """
-    k = np.arange(1, found.log10_largest.shape[1] + 1)
+    k = np.arange(1, measured.log10_largest.shape[1] + 1)
     figure = Figure(figsize=(6.5, 4.4), layout="constrained")
     axis = figure.subplots()
     shown = (
-        (found.log10_largest, COLOURS[0], MARKERS[0], "largest singular value"),
-        (found.log10_mean, COLOURS[1], MARKERS[1], "geometric mean of the singular values"),
+        (measured.log10_largest, COLOURS[0], MARKERS[0], "largest singular value"),
+        (measured.log10_mean, COLOURS[1], MARKERS[1], "geometric mean of the singular values"),
     )
     for logs, colour, marker, label in shown:
         if len(logs) > 1:
@@ -179,14 +179,14 @@ def draw_products(found: Spectra, path: Path, *, title: str) -> None:
         if len(gone):
             label += f" (0 from k = {k[gone[0]]} on)"
         axis.plot(k, mean, color=colour, marker=marker, ms=4, lw=1.8, markevery=every, label=label)
-    rate = found.log10_rate
+    rate = measured.log10_rate
     if np.isfinite(rate):
         label = f"linear case $a^k$, a = {10**rate:.3g}"
         axis.plot(k, rate * k, "--", color="black", lw=1.3, label=label)
     axis.axhline(0, color="black", lw=0.8)
     axis.set(
         xlabel="number of steps $k$",
-        ylabel=f"singular value of $J_{{t+k-1}} \\cdots J_t$,  t = {found.first}",
+        ylabel=f"singular value of $J_{{t+k-1}} \\cdots J_t$,  t = {measured.first}",
         title=title,
     )
     label_logarithms(axis)
@@ -199,14 +199,14 @@ def draw_products(found: Spectra, path: Path, *, title: str) -> None:
 def examine(subject: Subject, folder: Path) -> Findings | None:
     """The section: two figures a layer, jacobians_LAYER.png and products_LAYER.png; None where no
     layer has two steps without padding, or all are too large."""
-    cell, told, figures = subject.probe.net.cell, [], []
+    cell, said, figures = subject.probe.net.cell, [], []
     for layer in whole_layers(subject):
         size, time = joined(layer.seen.states, 2).shape[-1], layer.steps
         if time < 2 or size > LARGEST:
             continue
         rows = layer.rows if size <= SMALL else 1
         found = measure(cell, layer.params, layer.seen, rows=rows, steps=min(STEPS, time))
-        told += sentences(found, layer.name)
+        said += sentences(found, layer.name)
         steps, products = f"jacobians_{layer.file}.png", f"products_{layer.file}.png"
         draw_steps(found, folder / steps, title=layer.name)
         draw_products(found, folder / products, title=layer.name)
@@ -217,7 +217,7 @@ def examine(subject: Subject, folder: Path) -> Findings | None:
                 f"{layer.name}: the product of the Jacobians of k steps, and a^k beside it.",
             ),
         ]
-    return Findings(told, figures) if figures else None
+    return Findings(said, figures) if figures else None
 
 
 SECTION = Section(70, "Jacobians", examine)

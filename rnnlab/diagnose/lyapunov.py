@@ -104,14 +104,14 @@ def measure(
     return Lyapunov(found.mean(axis=0), error, found, size, transient, time - transient)
 
 
-def sentences(found: Lyapunov, name: str) -> list[str]:
+def sentences(measured: Lyapunov, name: str) -> list[str]:
     """What `measure` says of the layer called `name`.
 
     The largest exponent L, with standard error e: "converge" if L + 2e < 0, "diverge" if L - 2e > 0,
     neither in between; distances halve or double every log 2 / |L| steps. For one row e counts as
     0, and the sentence says so. Then the number of exponents above 0.
     """
-    top, error = float(found.exponents[0]), float(found.error[0])
+    top, error = float(measured.exponents[0]), float(measured.error[0])
     known = math.isfinite(error)
     margin = 2 * error if known else 0.0
     size = f"{top:.3g} +- {error:.1g}" if known else f"{top:.3g}"
@@ -124,13 +124,13 @@ def sentences(found: Lyapunov, name: str) -> list[str]:
         said = "within two standard errors of 0, so neither convergence nor divergence is shown."
     if not known:
         said = said.removesuffix(".") + " (one sequence, no standard error)."
-    positive = int((found.exponents > 0).sum())
-    counted = len(found.exponents)
-    of = f"{counted} exponents" if counted == found.size else f"{counted} leading exponents"
+    positive = int((measured.exponents > 0).sum())
+    counted = len(measured.exponents)
+    of = f"{counted} exponents" if counted == measured.size else f"{counted} leading exponents"
     verb = "is" if positive == 1 else "are"
     return [
         begin + said,
-        f"Of its {of} (the state has {found.size} numbers), {positive} {verb} above 0.",
+        f"Of its {of} (the state has {measured.size} numbers), {positive} {verb} above 0.",
     ]
 
 
@@ -139,14 +139,14 @@ def _steps(rate: float) -> str:
     return "step" if steps == 1 else f"{steps:.2g} steps" if steps < 1000 else f"{steps:.1e} steps"
 
 
-def draw(found: Lyapunov, path: Path, *, title: str) -> None:
+def draw(measured: Lyapunov, path: Path, *, title: str) -> None:
     """The Lyapunov exponents against their index, with the standard error of the mean over rows."""
-    index = np.arange(1, len(found.exponents) + 1)
-    values, error = finite(found.exponents), np.nan_to_num(finite(found.error))
+    index = np.arange(1, len(measured.exponents) + 1)
+    values, error = finite(measured.exponents), np.nan_to_num(finite(measured.error))
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axis = figure.subplots()
-    known = np.isfinite(found.error).any()
-    label = f"mean of {len(found.rows)} sequences, standard error" if known else "one sequence"
+    known = np.isfinite(measured.error).any()
+    label = f"mean of {len(measured.rows)} sequences, standard error" if known else "one sequence"
     few = len(index) <= 64
     axis.errorbar(
         index,
@@ -163,7 +163,7 @@ def draw(found: Lyapunov, path: Path, *, title: str) -> None:
     )
     axis.axhline(0, color="black", lw=1)
     axis.set(
-        xlabel=f"index (the state has {found.size} numbers)",
+        xlabel=f"index (the state has {measured.size} numbers)",
         ylabel="Lyapunov exponent, nats a step",
         title=title,
     )
@@ -176,7 +176,7 @@ def draw(found: Lyapunov, path: Path, *, title: str) -> None:
 def examine(subject: Subject, folder: Path) -> Findings | None:
     """The section: a figure a layer, lyapunov_LAYER.png, after a transient of a quarter of the steps,
     20 at most; None where no layer has two steps without padding."""
-    cell, told, figures = subject.probe.net.cell, [], []
+    cell, said, figures = subject.probe.net.cell, [], []
     for layer in whole_layers(subject):
         if layer.steps < 2:
             continue
@@ -189,14 +189,14 @@ def examine(subject: Subject, folder: Path) -> Findings | None:
             rows=layer.rows,
             transient=min(20, layer.steps // 4),
         )
-        told += sentences(found, layer.name)
+        said += sentences(found, layer.name)
         file = f"lyapunov_{layer.file}.png"
         draw(found, folder / file, title=layer.name)
         caption = (
             f"{layer.name}: the Lyapunov exponents along real sequences (Benettin et al. 1980)."
         )
         figures.append((file, caption))
-    return Findings(told, figures) if figures else None
+    return Findings(said, figures) if figures else None
 
 
 SECTION = Section(80, "Lyapunov exponents", examine)

@@ -27,7 +27,7 @@ def sentences(points: FixedPoints, name: str) -> list[str]:
     """
     fixed = int((points.q <= points.tolerance).sum())
     slow = len(points.q) - fixed
-    reached = int(points.found.sum())
+    reached = int(points.hits.sum())
     said = [
         f"Of {points.starts} searches in {name}, {reached} ended at {counted(fixed, 'fixed point')} "
         f"(q <= {points.tolerance:g}) and {counted(slow, 'slow point')} (q <= {points.slow:g}), "
@@ -142,7 +142,7 @@ def draw_portrait(states: np.ndarray, points: FixedPoints, path: Path, *, title:
 def examine(subject: Subject, folder: Path) -> Findings | None:
     """The section: two figures a layer, eigenvalues_LAYER.png and portrait_LAYER.png; None where no
     layer could be searched: it is too large, or its products are rounded to bfloat16."""
-    cell, told, figures = subject.probe.net.cell, [], []
+    cell, said, figures = subject.probe.net.cell, [], []
     for layer in whole_layers(subject):
         states = joined(layer.seen.states, 2)
         if states.shape[-1] > SEARCHED or cell.precision == "bf16":
@@ -150,11 +150,11 @@ def examine(subject: Subject, folder: Path) -> Findings | None:
         starts = fixed_points.starting_states(layer.seen, count=STARTS, noise=0.1, seed=0)
         no_input = fixed_points.no_input(layer.seen)
         found = fixed_points.find(cell, layer.params, no_input, starts)
-        said = sentences(found, layer.name)
-        told += said[:MOST]
-        if len(said) > MOST:
-            told.append(
-                f"{layer.name} has {len(said) - MOST} more kinds of points: see the figure."
+        every = sentences(found, layer.name)
+        said += every[:MOST]
+        if len(every) > MOST:
+            said.append(
+                f"{layer.name} has {len(every) - MOST} more kinds of points: see the figure."
             )
         if not len(found.states):
             continue
@@ -169,7 +169,7 @@ def examine(subject: Subject, folder: Path) -> Findings | None:
             (spectrum, caption),
             (plane, f"{layer.name}: its states and its points in two dimensions."),
         ]
-    return Findings(told, figures) if told else None
+    return Findings(said, figures) if said else None
 
 
 SECTION = Section(90, "Fixed points", examine)

@@ -309,7 +309,7 @@ def examine(subject: Subject, folder: Path) -> Findings | None:
     if subject.probe.text is None or not subject.is_run or not subject.probe.net.causal:
         return None
     vocabulary, tokens = subject.probe.text()
-    told = write_page(
+    said = write_page(
         subject.probe.net,
         subject.params,
         vocabulary,
@@ -325,7 +325,7 @@ def examine(subject: Subject, folder: Path) -> Findings | None:
         ),
         ("context.png", "The loss against how many characters the model sees."),
     ]
-    return Findings([f"{s[0].upper()}{s[1:]}." for s in told], figures)
+    return Findings([f"{s[0].upper()}{s[1:]}." for s in said], figures)
 
 
 SECTION = Section(110, "Reading the model", examine)

@@ -43,7 +43,7 @@ def write_report(subject: Subject, folder: Path, *, say: Callable[[str], None]) 
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for section in sections():
-        say(f"{section.title.lower()} ...")
+        say(f"{section.title} ...")
         part = examined(section, subject, folder)
         parts += [] if part is None else [part]
     path = folder / "diagnosis.md"

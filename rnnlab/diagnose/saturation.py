@@ -70,34 +70,34 @@ def measure(
     return [Saturation(layer, one, *row) for one, row in zip(which, rows, strict=True)]
 
 
-def sentences(found: Sequence[Saturation]) -> list[str]:
+def sentences(measured: Sequence[Saturation]) -> list[str]:
     """Every activation of which over 10% of the values are saturated, and how many units are so at
     more than half of the steps; one sentence for all where none is."""
-    told = []
-    for one in found:
+    said = []
+    for one in measured:
         share = float(one.share.mean())
         if share > MUCH:
             stuck = float((one.units > 0.5).mean())
             kind = {"tanh": "saturated", "logistic": "open or shut", "relu": "at 0"}
-            told.append(
+            said.append(
                 f"{one.layer}, {one.activation.name}: {100 * share:.0f}% of the values are "
                 f"{kind[one.activation.kind]}; {100 * stuck:.0f}% of the units are so most of the time."
             )
-    if found and not told:
-        most = max(found, key=lambda one: one.share.mean())
-        told.append(
+    if measured and not said:
+        most = max(measured, key=lambda one: one.share.mean())
+        said.append(
             f"No activation is saturated in more than 10% of its values; most is the "
             f"{most.activation.name} of {most.layer}, {100 * float(most.share.mean()):.1f}%."
         )
-    return told
+    return said
 
 
-def draw(found: Sequence[Saturation], path: Path) -> None:
+def draw(measured: Sequence[Saturation], path: Path) -> None:
     """The activations of one layer: their histogram at every step, and the share beyond 0.95."""
-    count = len(found)
+    count = len(measured)
     figure = Figure(figsize=(9, 1.9 * count + 0.6), layout="constrained")
     panels = figure.subplots(count, 2, squeeze=False, width_ratios=(2.2, 1), sharex="col")
-    for index, (one, (left, right)) in enumerate(zip(found, panels, strict=True)):
+    for index, (one, (left, right)) in enumerate(zip(measured, panels, strict=True)):
         time = len(one.share)
         image = left.imshow(
             one.histogram.T, origin="lower", aspect="auto", cmap="cividis", vmin=0,
@@ -110,7 +110,7 @@ def draw(found: Sequence[Saturation], path: Path) -> None:
         right.set(ylim=(-3, 103))
         right.set_title(f"saturated: {100 * one.share.mean():.0f}%", fontsize=9)
         plain(right)
-    panels[0, 0].set_title(f"{found[0].layer}: distribution over units and rows", fontsize=10)
+    panels[0, 0].set_title(f"{measured[0].layer}: distribution over units and rows", fontsize=10)
     panels[-1, 0].set_xlabel("time step t")
     panels[-1, 1].set(xlabel="time step t")
     panels[count // 2, 1].set_ylabel(f"% beyond {BEYOND:g}")

@@ -73,29 +73,29 @@ def measure(probe: Probe, params: Params, carry: Carry, batch: Any) -> list[Shar
     return result
 
 
-def sentences(found: Sequence[Share]) -> list[str]:
+def sentences(measured: Sequence[Share]) -> list[str]:
     """For the recurrent matrix of each layer the share of the window's last tenth of the steps, if it
     is over three times what it would be if all counted alike."""
-    told = []
-    for one in found:
+    said = []
+    for one in measured:
         if "kernel_h" not in one.parts:
             continue
         parts = one.parts["kernel_h"]
         tail = max(1, len(parts) // 10)
         share = float(parts[-tail:].sum())
         if share > 3 * tail / len(parts):
-            told.append(
+            said.append(
                 f"{one.layer}: the last {tail} of {len(parts)} steps make {100 * share:.0f}% of the "
                 "gradient of the recurrent matrix."
             )
-    return told
+    return said
 
 
-def draw(found: Sequence[Share], path: Path) -> None:
+def draw(measured: Sequence[Share], path: Path) -> None:
     """What each time step adds to the gradient of each layer's matrices: its share, added up."""
-    figure = Figure(figsize=(5 * len(found) + 0.5, 4), layout="constrained")
-    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for panel, one in zip(panels, found, strict=True):
+    figure = Figure(figsize=(5 * len(measured) + 0.5, 4), layout="constrained")
+    panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
+    for panel, one in zip(panels, measured, strict=True):
         for index, (name, parts) in enumerate(one.parts.items()):
             steps = np.arange(1, len(parts) + 1)
             panel.plot(

@@ -75,44 +75,48 @@ def measure(
     return Truncation(np.array(windows), cosine, bias, ratio, inner)
 
 
-def sentences(found: Truncation, trained: int) -> list[str]:
+def sentences(measured: Truncation, trained: int) -> list[str]:
     """Cosine and bias at the window of training, if the reference is longer; and the shortest window
     from which on the cosine is at least 0.99."""
-    told = []
-    windows, whole = list(found.windows), int(found.windows[-1])
+    said = []
+    windows, whole = list(measured.windows), int(measured.windows[-1])
     if trained in windows and trained < whole:
         at = windows.index(trained)
-        told.append(
+        said.append(
             f"Windows of {trained} steps, as in training: the gradient has a cosine of "
-            f"{found.cosine[at]:.3f} with that over {whole} steps, and is off by "
-            f"{100 * found.bias[at]:.2g}% of its norm."
+            f"{measured.cosine[at]:.3f} with that over {whole} steps, and is off by "
+            f"{100 * measured.bias[at]:.2g}% of its norm."
         )
-    close = np.nonzero(~(found.cosine >= 0.99))[0]
+    close = np.nonzero(~(measured.cosine >= 0.99))[0]
     first = int(close[-1]) + 1 if len(close) else 0
     if first < len(windows) - 1:  # the last one is the whole itself
-        told.append(
+        said.append(
             f"From windows of {windows[first]} steps on the truncated gradient has the direction of "
             f"the whole one (a cosine of 0.99 or more)."
         )
-    return told
+    return said
 
 
-def draw(found: Truncation, path: Path, *, trained: int) -> None:
+def draw(measured: Truncation, path: Path, *, trained: int) -> None:
     """Direction and error of the truncated gradient by window length. trained: train.window."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axis = figure.subplots()
-    axis.plot(found.windows, found.cosine, "o-", color=BLUE, label="cosine, all parameters")
+    axis.plot(measured.windows, measured.cosine, "o-", color=BLUE, label="cosine, all parameters")
     axis.plot(
-        found.windows, found.recurrent, "s--", color=COLOURS[2], label="cosine, recurrent matrices"
+        measured.windows,
+        measured.recurrent,
+        "s--",
+        color=COLOURS[2],
+        label="cosine, recurrent matrices",
     )
     axis.plot(
-        found.windows,
-        found.bias,
+        measured.windows,
+        measured.bias,
         "D-",
         color=ORANGE,
         label="bias, relative to the norm of the whole",
     )
-    if trained in found.windows:
+    if trained in measured.windows:
         axis.axvline(trained, color=GREY, ls=":", lw=1.2, label=f"train.window = {trained}")
     axis.axhline(1, color=GREY, lw=0.6)
     axis.axhline(0, color=GREY, lw=0.6)
@@ -120,7 +124,7 @@ def draw(found: Truncation, path: Path, *, trained: int) -> None:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set(
         xlabel="window of truncated BPTT, steps",
-        ylabel=f"beside full BPTT over {found.windows[-1]} steps",
+        ylabel=f"beside full BPTT over {measured.windows[-1]} steps",
         title="what truncation does to the gradient",
     )
     axis.legend(**LEGEND)

@@ -46,8 +46,8 @@ def test_the_three_fixed_points_of_one_unit():
     assert [found.kinds[i] for i in order] == ["stable node", "unstable node", "stable node"]
     assert list(found.unstable[order]) == [0, 1, 0]
     assert list(found.neutral) == [0, 0, 0]
-    assert found.found.sum() + found.unfinished + found.fast == 13
-    assert found.found[order][1] >= 1
+    assert found.hits.sum() + found.unfinished + found.fast == 13
+    assert found.hits[order][1] >= 1
     assert not found.lines
     assert jnp.zeros(1).dtype == jnp.float32  # the flag was not left on
 
@@ -56,7 +56,7 @@ def test_the_input_is_held():
     found = search(*unit(0.5), [[0.0], [0.3]], x=np.array([1.0]))
     root = brentq(lambda h: math.tanh(0.5 * h + 1) - h, 0.0, 1.0, xtol=1e-15)
     np.testing.assert_allclose(found.states, [[root]], atol=1e-11)
-    assert list(found.found) == [2]
+    assert list(found.hits) == [2]
 
 
 def test_a_token_is_held():
@@ -150,7 +150,7 @@ def test_a_ghost_is_a_slow_point():
 def test_duplicates_are_merged_by_distance():
     cell, params = unit(np.diag([0.5, 0.5]))
     found = search(cell, params, spread(20, 2))
-    assert list(found.found) == [20]
+    assert list(found.hits) == [20]
     first, count = fixed_points._distinct(np.array([[0.0], [1.0], [0.05], [1.2], [0.95]]), 0.1)
     assert first == [0, 1, 3]
     assert list(count) == [2, 2, 1]
@@ -165,7 +165,7 @@ def test_a_search_that_is_cut_short_says_so():
 def test_a_start_that_is_not_finite_is_not_finished():
     found = search(*unit(0.5), [[math.nan], [0.1]])
     assert found.unfinished == 1
-    assert list(found.found) == [1]
+    assert list(found.hits) == [1]
 
 
 # Line attractors

@@ -18,7 +18,7 @@ def points(count=12, size=4, lines=True) -> FixedPoints:
         q=np.full(count, 1e-25),
         eigenvalues=values,
         kinds=tuple(fixed_points.kind_of(0.4 * v, 0.1) for v in values),
-        found=np.ones(count, int),
+        hits=np.ones(count, int),
         lines=(Line(tuple(range(min(4, count))), 2.0),) if lines else (),
         starts=count,
         unfinished=0,

@@ -156,7 +156,7 @@ def test_a_new_section_is_one_file(run, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "sections", lambda: [found[1]])
     said = []
     written(run, tmp_path / "out", said)
-    assert said[0] == "parameters ..."
+    assert said[0] == "Parameters ..."
     assert said[1].startswith("  There are ")
     assert "## Parameters\n\n![A figure.](mine.png)" in (tmp_path / "out/diagnosis.md").read_text()
     del sys.modules["rnnlab.diagnose.mine"]
@@ -180,7 +180,7 @@ def test_a_section_that_is_refused_is_a_line_and_the_rest_is_written(run, tmp_pa
     said = []
     text = written(run, tmp_path / "out", said).read_text()
     line = "Words: not measured, as the text has 3 characters."
-    assert said == ["words ...", "health ...", f"  {line}", "  All is well."]
+    assert said == ["Words ...", "Health ...", f"  {line}", "  All is well."]
     assert f"- {line}\n- All is well.\n" in text
     assert "## Words\n\nNot measured: the text has 3 characters.\n" in text
     assert "## Health\n\n| a table |" in text
