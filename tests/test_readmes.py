@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import re
+import types
 
 import jax
 import numpy as np
@@ -166,6 +167,13 @@ def test_the_verb_of_the_architecture_is_a_verb(tmp_path, capsys):
     program = launch.PROGRAM._replace(verbs=(*launch.VERBS, verb), prepare=lambda: None)
     assert command.main(program, ["size", f"--workdir={tmp_path}"]) == 0
     assert capsys.readouterr().out == "2 bytes\n"
+
+
+def test_the_section_of_the_architecture_is_a_section(tmp_path):
+    section = example("rnnlab/README.md", "### A section of the diagnosis")["SECTION"]
+    subject = types.SimpleNamespace(params={"kernel": np.full((2, 3), -2.0, np.float32)})
+    found = section.examine(subject, tmp_path)
+    assert (section.title, found.sentences) == ("Size of the weights", ["['kernel']: 2."])
 
 
 def test_the_first_page_is_one_screen():
