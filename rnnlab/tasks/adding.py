@@ -11,7 +11,7 @@ squared error: 2 / 12.
 
 from pathlib import Path
 
-from rnnlab.tasks.kinds import sequences
+from rnnlab.tasks.kinds import patterns
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -24,4 +24,4 @@ ABOUT = About(
 
 def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it."""
-    return sequences.of_pair(config, answer=lambda pair: pair.sum(0), variance=1 / 6)
+    return patterns.marked_pair_task(config, answer=lambda pair: pair.sum(0), variance=1 / 6)

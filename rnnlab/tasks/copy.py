@@ -10,7 +10,7 @@ Without memory one says blank, and then one of the 8 by chance: 10 ln 8 / T nats
 
 from pathlib import Path
 
-from rnnlab.tasks.kinds import sequences
+from rnnlab.tasks.kinds import patterns, sequences
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -25,7 +25,7 @@ COUNT, SYMBOLS = 10, 8
 
 def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it."""
-    return sequences.recall(
+    return patterns.recall_task(
         config,
         facts=sequences.options(config),
         count=COUNT,

@@ -27,6 +27,8 @@ from rnnlab.data import cache, draws
 from rnnlab.errors import UsageError
 from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
+from rnnlab.tasks.kinds.epochs import shuffled
+from rnnlab.tasks.kinds.shades import shaded
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -44,7 +46,7 @@ FILES = {  # name -> sha256 of what the .gz holds
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 DIGITS = 10
-SHADES = " .:+#"
+Batches = Callable[[], Iterable[sequences.Batch]]
 
 
 class Images(NamedTuple):
@@ -118,6 +120,19 @@ def pooled(images: np.ndarray, pool: int) -> np.ndarray:
     return (blocks.mean((2, 4), dtype=np.float32) / 255).reshape(count, -1).astype(np.float32)
 
 
+def batch_of(
+    pixels: np.ndarray, labels: np.ndarray, index: np.ndarray, order: np.ndarray
+) -> sequences.Batch:
+    """The images `index` (int [B]) of pixels [N, T] and labels [N], whose steps are in the order int [T]:
+    inputs float32 [T, B, 1], and the label at the last step."""
+    inputs = pixels[index][:, order].T[..., None]
+    targets = np.zeros((len(order), len(index)), np.int32)
+    targets[-1] = labels[index]
+    weights = np.zeros((len(order), len(index)), bool)
+    weights[-1] = True
+    return {"inputs": np.ascontiguousarray(inputs), "targets": targets, "weights": weights}
+
+
 def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, the images must be those of that run.
 
@@ -144,36 +159,16 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     permuted = np.argsort(draws.Random(0, draws.PIXELS).uniform((steps,)))
     order = permuted if chosen["permuted"] else np.arange(steps)
 
-    def batch(pixels: np.ndarray, labels: np.ndarray, index: np.ndarray) -> sequences.Batch:
-        inputs = pixels[index][:, order].T[..., None]
-        targets = np.zeros((steps, len(index)), np.int32)
-        targets[-1] = labels[index]
-        weights = np.zeros((steps, len(index)), bool)
-        weights[-1] = True
-        return {"inputs": np.ascontiguousarray(inputs), "targets": targets, "weights": weights}
+    batch = functools.partial(batch_of, order=order)
+    numbers, per_epoch = shuffled(count, batch_size=rows, seed=config.seed)
 
-    per_epoch = count // rows
-
-    @functools.lru_cache(maxsize=2)
-    def shuffled(epoch: int) -> np.ndarray:
-        return np.argsort(draws.Random(config.seed, draws.ORDER, epoch).uniform((count,)))
-
-    def train(step: int) -> sequences.Batch:
-        epoch, place = divmod(step, per_epoch)
-        return batch(pixels, labels, shuffled(epoch)[place * rows : (place + 1) * rows])
-
-    def in_order(
-        pixels: np.ndarray, labels: np.ndarray, first: int, count: int
-    ) -> Callable[[], Iterable[sequences.Batch]]:
-        def part(number: int, size: int) -> sequences.Batch:
-            index = first + np.minimum(number * size + np.arange(size), count - 1)
-            return batch(pixels, labels, index)
-
-        return sequences.chunks(count, config.eval.chunk, part)
+    def in_order(pixels: np.ndarray, labels: np.ndarray, index: np.ndarray) -> Batches:
+        part = functools.partial(batch, pixels, labels)
+        return sequences.in_order(index, config.eval.chunk, part)
 
     def test() -> Iterable[sequences.Batch]:
         images, answers = found.test
-        return in_order(pooled(images, chosen["pool"]), answers, 0, len(answers))()
+        return in_order(pooled(images, chosen["pool"]), answers, np.arange(len(answers)))()
 
     def example(step: int) -> sequences.Batch:
         random = draws.Random(config.seed, draws.SHOW, step)
@@ -182,9 +177,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     def tell(inputs: np.ndarray) -> str:
         picture = np.zeros(steps)
         picture[order] = inputs[:, 0]
-        shades = np.minimum((picture * len(SHADES)).astype(int), len(SHADES) - 1)
-        text = "".join(SHADES[shade] for shade in shades)
-        return "\n".join(text[i : i + width].rstrip() for i in range(0, steps, width))
+        return "\n".join(line.rstrip() for line in shaded(picture.reshape(-1, width)))
 
     def facts() -> dict[str, Any]:
         return {
@@ -197,8 +190,8 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         }
 
     source = sequences.Source(
-        train=train,
-        valid=in_order(pixels, labels, count, config.eval.sequences),
+        train=lambda step: batch(pixels, labels, numbers(step)),
+        valid=in_order(pixels, labels, count + np.arange(config.eval.sequences)),
         last={"test_accuracy": ("accuracy", test)},
         example=example,
         facts=facts,

@@ -9,7 +9,7 @@ E[x^2]^2 - E[x]^4 = 1/9 - 1/16 = 7/144.
 
 from pathlib import Path
 
-from rnnlab.tasks.kinds import sequences
+from rnnlab.tasks.kinds import patterns
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -22,4 +22,4 @@ ABOUT = About(
 
 def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it."""
-    return sequences.of_pair(config, answer=lambda pair: pair.prod(0), variance=7 / 144)
+    return patterns.marked_pair_task(config, answer=lambda pair: pair.prod(0), variance=7 / 144)

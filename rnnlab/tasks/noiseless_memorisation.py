@@ -14,7 +14,7 @@ Without memory one says nothing, and then a symbol by chance: n ln k / T nats a 
 from pathlib import Path
 
 from rnnlab.errors import UsageError
-from rnnlab.tasks.kinds import sequences
+from rnnlab.tasks.kinds import patterns, sequences
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -34,6 +34,6 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         raise UsageError(f"data.bits must be 5 or 20, got {facts['bits']}")
     count, symbols = MESSAGES[facts["bits"]]
     names = "01234"[:symbols] + ".:"
-    return sequences.recall(
+    return patterns.recall_task(
         config, facts=facts, count=count, symbols=symbols, cue=count, names=names
     )

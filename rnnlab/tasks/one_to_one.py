@@ -17,7 +17,6 @@ import csv
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from rnnlab.data import cache, draws
 from rnnlab.errors import UsageError
 from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
+from rnnlab.tasks.kinds.epochs import shuffled
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -109,7 +109,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
             f"one vector is one step: set train.window to 1, not {config.train.window}"
         )
     if chosen["path"]:
-        return _of_table(config, chosen, kept)
+        return _table_task(config, chosen, kept)
     problem = sequences.Problem(
         inputs=2,
         outputs=2,
@@ -124,7 +124,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     return sequences.make_task(config, problem)
 
 
-def _of_table(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task:
+def _table_task(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task:
     table = read(chosen["path"])
     unchanged(kept, "table", chosen["path"], table.sha256)
     count = len(table.numbers)
@@ -162,21 +162,8 @@ def _of_table(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task
             "weights": there,
         }
 
-    per_epoch = rest // config.train.batch_size
-
-    @functools.lru_cache(maxsize=2)
-    def shuffled(epoch: int) -> np.ndarray:
-        return splits[0][draws.Random(config.seed, draws.ORDER, epoch).order(rest)]
-
-    def train(step: int) -> sequences.Batch:
-        epoch, place = divmod(step, per_epoch)
-        return batch(shuffled(epoch)[place * config.train.batch_size :][: config.train.batch_size])
-
-    def in_order(part: np.ndarray) -> Callable[[], Iterable[sequences.Batch]]:
-        def some(number: int, size: int) -> sequences.Batch:
-            return batch(part[np.minimum(number * size + np.arange(size), len(part) - 1)])
-
-        return sequences.chunks(len(part), config.eval.chunk, some)
+    numbers, per_epoch = shuffled(rest, batch_size=config.train.batch_size, seed=config.seed)
+    in_order = functools.partial(sequences.in_order, size=config.eval.chunk, batch=batch)
 
     def example(step: int) -> sequences.Batch:
         number = draws.Random(config.seed, draws.SHOW, step).integers(0, len(splits[1]), (1,))
@@ -184,7 +171,7 @@ def _of_table(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task
 
     metric = "accuracy" if chosen["labels"] else "loss"
     source = sequences.Source(
-        train=train,
+        train=lambda step: batch(splits[0][numbers(step)]),
         valid=in_order(splits[1]),
         last={f"test_{metric}": (metric, in_order(splits[2]))},
         example=example,

@@ -14,7 +14,7 @@ from rnnlab.errors import UsageError
 from rnnlab.run.folder import lock
 from rnnlab.tasks import mnist
 from rnnlab.tasks.language_model import corpora
-from rnnlab.tasks.translation import task
+from rnnlab.tasks.translation import texts
 from tests.support import ROOT
 
 SOURCES = [ROOT / "launch.py", *sorted((ROOT / "rnnlab").rglob("*.py"))]
@@ -109,9 +109,9 @@ def test_every_address_is_https_and_has_a_digest(monkeypatch):
         raise UsageError("not now")
 
     monkeypatch.setattr(cache, "fetch", fetch)
-    for archive, digest, _ in task.MULTI30K.values():
+    for archive, digest, _ in texts.MULTI30K.values():
         with pytest.raises(UsageError, match="not now"):
-            task._member(archive, digest, "x")
+            texts._member(archive, digest, "x")
     for name, digest in [*mnist.FILES.items()]:
         monkeypatch.setattr(mnist, "FILES", {name: digest})
         mnist.load.cache_clear()

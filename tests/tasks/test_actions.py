@@ -11,9 +11,8 @@ import launch
 from rnnlab import tasks
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
-from rnnlab.tasks.actions import clips as ucf
-from rnnlab.tasks.actions import figure as task_figures
-from rnnlab.tasks.actions import task as actions
+from rnnlab.tasks.actions import clips as clip_files
+from rnnlab.tasks.actions import figure, one_frame
 from tests.data.test_videos import write
 from tests.support import ROOT
 
@@ -85,12 +84,12 @@ def test_what_stands_behind_a_clip_changes_nothing():
 
 
 def test_who_sees_one_frame_only_guesses_and_a_classifier_of_looks_does_not():
-    assert abs(actions.one_frame_of_motions(6, 16) - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 1000)
+    assert abs(one_frame.accuracy_on_motions(6, 16) - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 1000)
     random = np.random.default_rng(0)
     looks, classes = random.normal(size=(3, 8, 8)), random.integers(0, 3, 400)
     frames = looks[classes] + 0.7 * random.normal(size=(400, 8, 8))
     split = (frames[:300], classes[:300]), (frames[300:], classes[300:])
-    assert actions.one_frame(*split, 3) > 0.9
+    assert one_frame.accuracy(*split, 3) > 0.9
 
 
 @pytest.mark.parametrize("kind", ["npy", "csv"])
@@ -107,10 +106,10 @@ def test_joints_are_read_scaled_and_masked(kind, tmp_path):
     for row, length in enumerate(lengths):
         assert not batch["inputs"][length:, row].any()
         assert batch["weights"][length - 1, row]
-    clips = ucf.read(str(tmp_path / "data"), ("", ""), 32, 6, 0.1, 0.2)
+    clips = clip_files.read(str(tmp_path / "data"), ("", ""), 32, 6, 0.1, 0.2)
     steps = np.concatenate([clips.steps[number] for number in clips.splits["train"]])
     assert not steps[:, 2].any()  # a constant
-    whole = ucf.read(str(tmp_path / "data"), ("", ""), 32, 9, 0.1, 0.2)
+    whole = clip_files.read(str(tmp_path / "data"), ("", ""), 32, 9, 0.1, 0.2)
     steps = np.concatenate([whole.steps[number] for number in whole.splits["train"]])
     np.testing.assert_allclose(steps[:, :2].std(0), 1.0, rtol=1e-5)
     assert max(map(len, clips.steps)) == 6
@@ -118,13 +117,13 @@ def test_joints_are_read_scaled_and_masked(kind, tmp_path):
 
 
 def test_a_split_is_fixed_and_leaves_a_group_whole(tmp_path):
-    clips = ucf.read(str(series(tmp_path / "data")), ("", ""), 32, 6, 0.2, 0.3)
+    clips = clip_files.read(str(series(tmp_path / "data")), ("", ""), 32, 6, 0.2, 0.3)
     numbers = np.concatenate([*clips.splits.values()])
     assert sorted(numbers) == [*range(40)]
     for part in clips.splits.values():
         groups = part // 2
         np.testing.assert_array_equal(np.bincount(groups)[np.unique(groups)], 2)
-    again = ucf.read.__wrapped__(str(tmp_path / "data"), ("", ""), 32, 6, 0.2, 0.3)
+    again = clip_files.read.__wrapped__(str(tmp_path / "data"), ("", ""), 32, 6, 0.2, 0.3)
     assert again.sha256 == clips.sha256
 
 
@@ -180,22 +179,22 @@ def test_a_folder_of_videos_is_trained_on_and_shown(videos, tmp_path, capsys):
     assert [*run.rglob("confusion.png")]
 
     (videos / "testlist.txt").write_text("Left/v_Left_g05_c01.avi\n")  # of a run that has begun
-    ucf.read.cache_clear()
+    clip_files.read.cache_clear()
     assert launch.main(["show", f"--workdir={run}"]) == 2
     assert "the clips of this run changed since it began" in capsys.readouterr().err
 
 
 def test_frames_of_videos_are_sampled_evenly(videos):
-    clips = ucf.read(str(videos / "clips"), ("", ""), 8, 6, 0.3, 0.3)
+    clips = clip_files.read(str(videos / "clips"), ("", ""), 8, 6, 0.3, 0.3)
     assert clips.classes == ("Left", "Right")
     assert [len(clip) for clip in clips.steps] == [5, 6, 6, 6, 6, 6] * 2
     assert clips.steps[0].shape[1:] == (8, 8, 3)
-    whole = ucf.read(str(videos / "clips"), ("", ""), 8, 99, 0.3, 0.3)
+    whole = clip_files.read(str(videos / "clips"), ("", ""), 8, 99, 0.3, 0.3)
     np.testing.assert_array_equal(clips.steps[5], whole.steps[5][[1, 3, 6, 8, 11, 13]])
 
 
 def refused(folder, words, *changes):
-    ucf.read.cache_clear()
+    clip_files.read.cache_clear()
     with pytest.raises(UsageError, match=words) as caught:
         of(folder, *changes)
     assert "\n" not in str(caught.value)
@@ -285,9 +284,9 @@ def test_a_confusion_matrix_has_its_counts_and_shares(classes, tmp_path, monkeyp
     counts = np.zeros((classes, classes), int)
     counts[:3, :3] = [[5, 0, 0], [1, 2, 1], [0, 0, 0]]
     figures = []
-    monkeypatch.setattr(task_figures, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(figure, "save", lambda drawn, path: figures.append(drawn))
     names = [f"class ${number}" for number in range(classes)]
-    task_figures.confusion(counts, names=names, path=tmp_path / "a.png")
+    figure.confusion(counts, names=names, path=tmp_path / "a.png")
     axis = figures[0].axes[0]
     assert axis.get_title() == "77.8% of 9 right"
     texts = {text.get_position(): text.get_text() for text in axis.texts}

@@ -16,8 +16,11 @@ from rnnlab import tasks
 from rnnlab.data.draws import TRAIN
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
+from rnnlab.tasks.captions import data as captioned
 from rnnlab.tasks.captions import gallery, scenes
-from rnnlab.tasks.captions import task as captions
+from rnnlab.tasks.captions.network import Captioner
+from rnnlab.tasks.captions.task import ON_PAGE
+from rnnlab.tasks.metrics.texts import caption_scores, exact_matches
 from rnnlab.train import step as stepping
 from rnnlab.train import train
 from tests.support import ROOT
@@ -117,16 +120,17 @@ def test_a_batch_of_a_folder_is_a_pure_function_of_the_step(folder):
 
 def test_rare_words_are_unknown_and_every_caption_counts(folder):
     config = of_folder(folder)
-    data = captions._flickr(config)
+    data = captioned.flickr_of(config)
     # The numbers of the training images are 0, 1 and 2; those of the others are unknown.
-    assert data.symbols == (*captions.SPECIAL, "0", "1", "2", "a", "dog", "number", "runs")
+    assert data.symbols == (*captioned.SPECIAL, "0", "1", "2", "a", "dog", "number", "runs")
     batch = data.tests["test"].batch(np.array([1, 0]))
     assert batch["words"].shape == (9, 2, 2)
     said = [
-        [captions._text(data.symbols, row) for row in of.T] for of in batch["words"].swapaxes(0, 1)
+        [captioned.words_of(data.symbols, row) for row in of.T]
+        for of in batch["words"].swapaxes(0, 1)
     ]
     assert said == [
-        [f"a dog number {captions.UNKNOWN} runs {which}" for which in (0, 1)] for _ in range(2)
+        [f"a dog number {captioned.UNKNOWN} runs {which}" for which in (0, 1)] for _ in range(2)
     ]
     # the truths keep their own words
     assert data.tests["test"].truth(1) == ("a dog number 5 runs 0", "a dog number 5 runs 1")
@@ -135,14 +139,14 @@ def test_rare_words_are_unknown_and_every_caption_counts(folder):
 
 def test_the_words_by_frequency_are_what_the_counts_say():
     # a, b, end: 2, 1, 2 of 5 seen, and c is asked for: (2+1, 1+1, 2+1, 0+1) / 9
-    found = captions.by_frequency(["a b", "a"], ["a c"])
+    found = captioned.baseline_loss(["a b", "a"], ["a c"])
     assert found == pytest.approx(-(math.log(3 / 9) + math.log(1 / 9) + math.log(3 / 9)) / 3)
     assert 2.5 < made().baseline[1] < math.log(len(scenes.SYMBOLS))
 
 
 def test_a_caption_is_cut_at_the_window_and_one_that_is_none_is_padding():
-    index = {word: number for number, word in enumerate((*captions.SPECIAL, "a", "b"))}
-    found = captions.encoded([["a b a", ""], ["b z", "a"]], index, 3)
+    index = {word: number for number, word in enumerate((*captioned.SPECIAL, "a", "b"))}
+    found = captioned.encoded([["a b a", ""], ["b z", "a"]], index, 3)
     assert found[:, :, 0].T.tolist() == [[4, 5, 4], [5, 3, 2]]
     assert found[:, :, 1].T.tolist() == [[0, 0, 0], [4, 2, 0]]
 
@@ -245,9 +249,9 @@ def test_a_few_steps_on_a_folder_bring_the_loss_down(features, folder, tmp_path)
 
 def test_an_answer_ends_at_the_end_symbol_and_has_no_other_special_one(folder):
     config = of_folder(folder)
-    data = captions._flickr(config)
-    network, answers = captions._networks(config, data)
-    params = network({}).init(jax.random.key(0))
+    data = captioned.flickr_of(config)
+    network = Captioner(config, data, {})
+    params = network.init(jax.random.key(0))
     batch = {**data.tests["test"].batch(np.array([0, 1])), "there": np.ones(2, bool)}
 
     def said(width, **bias):
@@ -256,8 +260,8 @@ def test_an_answer_ends_at_the_end_symbol_and_has_no_other_special_one(folder):
             params["decoder"]["readout"]["bias"] = (
                 params["decoder"]["readout"]["bias"].at[number].set(value)
             )
-        rows = np.asarray(answers(width)(params, batch))
-        return [captions._text(data.symbols, row) for row in rows]
+        rows = np.asarray(network.answers(params, batch, width=width, length=9, penalty=0.0))
+        return [captioned.words_of(data.symbols, row) for row in rows]
 
     for width in (1, 3):
         assert said(width, end=50.0) == ["", ""]
@@ -271,18 +275,18 @@ def test_an_answer_ends_at_the_end_symbol_and_has_no_other_special_one(folder):
 
 def test_overlap_is_bleu_and_rouge_of_the_words():
     truths = [("a dog runs", "the brown dog is running fast"), ("two men",)]
-    full = captions.overlap(["a dog runs", "two men"], truths)
+    full = caption_scores(["a dog runs", "two men"], truths)
     assert full["bleu1"] == pytest.approx(100)
     assert full["rouge_l"] == pytest.approx(100)
     # Clipped unigrams: a, dog of (a dog dog) and two of (two); 3 of 4. The lengths, 4, are nearest to
     # 3 and 2: a brevity penalty of exp(1 - 5/4).
-    found = captions.overlap(["a dog dog", "two"], truths)
+    found = caption_scores(["a dog dog", "two"], truths)
     assert found["bleu1"] == pytest.approx(100 * math.exp(1 - 5 / 4) * 3 / 4)
     # and of the bigrams "a dog", "dog dog" one of two
     assert found["bleu2"] == pytest.approx(100 * math.exp(1 - 5 / 4) * math.sqrt(3 / 4 * 1 / 2))
     # Longest common subsequences: 2 of 3 and 3; 1 of 1 and 2
     assert found["rouge_l"] == pytest.approx(100 * (2 / 3 + 2 / 3) / 2)
-    assert captions.exact(["a b", "c"], [("x", "a b"), ("d",)]) == {"exact": 0.5}
+    assert exact_matches(["a b", "c"], [("x", "a b"), ("d",)]) == 0.5
 
 
 # The page
@@ -294,9 +298,9 @@ def test_show_writes_a_page_and_a_sheet(params, tmp_path):
     text = html.read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert len(images) == captions.ON_PAGE
+    assert len(images) == ON_PAGE
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(images[1]))))
-    (scene,) = scenes.draw(0, captions.TEST, np.array([1]), 24)
+    (scene,) = scenes.draw(0, captioned.TEST, np.array([1]), 24)
     np.testing.assert_array_equal(picture[::8, ::8], scene.picture)  # 24 pixels made 192
     assert f"<li>{scenes.sentence(scene)}</li>" in text
     with Image.open(sheet) as written:

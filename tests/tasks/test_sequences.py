@@ -25,7 +25,8 @@ from tests.tasks.test_tasks import QUICK as QUICK_TASKS
 TASKS = tuple(
     name
     for name in tasks.names()
-    if "sequences" in vars(tasks.module(name)) and name not in {"mnist", *QUICK_TASKS}
+    if {"sequences", "patterns"} & {*vars(tasks.module(name))}
+    and name not in {"mnist", *QUICK_TASKS}
 )
 QUICK = [
     "model.hidden=16",

@@ -15,8 +15,10 @@ from rnnlab import tasks
 from rnnlab.data.draws import EVALUATE, TEST, TRAIN, Random
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
-from rnnlab.tasks.speech import audio, ctc, morse
-from rnnlab.tasks.speech import task as speech
+from rnnlab.tasks.metrics.texts import best_constant, error_rates
+from rnnlab.tasks.speech import audio, ctc, figure, morse
+from rnnlab.tasks.speech import digits as spoken
+from rnnlab.tasks.speech.sounds import MEL, mask_bands
 from tests.support import ROOT
 
 STEADY = morse.Ranges(
@@ -185,7 +187,7 @@ def digits(folder, *more):
 def sounds(folder, **changes):
     chosen = {"path": str(folder), "speaker": "", "shortest": 2, "longest": 4}
     chosen |= {"speed": 0.0, "noise": math.inf, **changes}
-    return speech._digits(digits(folder), 3.0, chosen, None)
+    return spoken.spoken_digits(digits(folder), 3.0, chosen, None)
 
 
 @pytest.mark.parametrize("held", ["", "bert"])
@@ -234,7 +236,7 @@ def test_what_does_not_fit_is_left_away_at_the_end(folder):
     made = sounds(folder)
     for number in range(20):
         config = digits(folder)
-        short = speech._digits(
+        short = spoken.spoken_digits(
             config,
             0.9,
             {"path": str(folder), "speaker": "", "shortest": 2, "longest": 4}
@@ -294,7 +296,7 @@ def test_a_folder_that_will_not_do_is_told_with_the_file(tmp_path, capsys):
     arguments += [f"--workdir={tmp_path / 'run'}", f"--config.data.path={tmp_path}"]
 
     def told():
-        speech.load.cache_clear()
+        spoken.load.cache_clear()
         assert launch.main(arguments) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
@@ -318,16 +320,16 @@ def test_a_folder_that_will_not_do_is_told_with_the_file(tmp_path, capsys):
 
 
 def test_errors_by_hand():
-    found = speech.errors(["SOS", "A DOG"], ["SOS", "A CAT X"], ("cer", "wer"))
+    found = error_rates(["SOS", "A DOG"], ["SOS", "A CAT X"], ("cer", "wer"))
     # D for C, O for A, G for T, and " X" is missing: 5 of 10 characters; 2 of 4 words.
     assert found == {"cer": 0.5, "wer": 0.5}
-    assert speech.errors(["", "1 2"], ["3", "1 2"], ("wer",)) == {"wer": pytest.approx(1 / 3)}
+    assert error_rates(["", "1 2"], ["3", "1 2"], ("wer",)) == {"wer": pytest.approx(1 / 3)}
 
 
 def test_the_constant_text_that_errs_least():
-    assert speech.constant(["1 2", "1 3", "1 2 4"], "wer", " ") == ("1 2", pytest.approx(2 / 7))
-    assert speech.constant(["AB", "C"], "cer", "") == ("A", pytest.approx(2 / 3))
-    assert speech.constant(["A", "B", "C"], "cer", "")[1] == pytest.approx(2 / 3)
+    assert best_constant(["1 2", "1 3", "1 2 4"], "wer", " ") == ("1 2", pytest.approx(2 / 7))
+    assert best_constant(["AB", "C"], "cer", "") == ("A", pytest.approx(2 / 3))
+    assert best_constant(["A", "B", "C"], "cer", "")[1] == pytest.approx(2 / 3)
 
 
 # ---- the task
@@ -393,15 +395,15 @@ def test_a_picture_of_what_is_heard(tmp_path):
     task = tasks.make_task(settings())
     (file,) = task.draw(task.init(jax.random.key(0)), tmp_path)
     assert file.read_bytes().startswith(b"\x89PNG")
-    mel, names = speech.MEL["morse"], tuple(morse.SYMBOLS)
+    mel, names = MEL["morse"], tuple(morse.SYMBOLS)
     said, samples = morse.utterance(Random(0, TEST, 0), 3.0, 10.0, morse.Ranges())
     probabilities = np.full((40, 37 + 1), 0.001)
     probabilities[:, 0] = 0.9
     probabilities[10, 0], probabilities[10, 2] = 0.1, 0.8
-    figure = speech.pictured(
+    drawn = figure.utterance(
         samples, mel, probabilities, step=0.064, names=names, target=said, answer="B"
     )
-    above, below = figure.axes[:2]
+    above, below = drawn.axes[:2]
     assert above.get_title("left") == f"said:  {said}\nread:  B"
     assert [text.get_text() for text in below.texts] == [names[1]] == ["A"]
     assert below.texts[0].xy == pytest.approx((10.5 * 0.064, 0.8))
@@ -412,7 +414,7 @@ def test_a_run_keeps_to_its_clips(folder, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"data": {"sha256": "another"}}))
     with pytest.raises(UsageError, match="the clips of this run changed"):
         tasks.make_task(config, tmp_path)
-    sha256 = speech.load(str(folder)).sha256
+    sha256 = spoken.load(str(folder)).sha256
     (tmp_path / "run.json").write_text(json.dumps({"data": {"sha256": sha256}}))
     assert tasks.make_task(config, tmp_path).facts()["sha256"] == sha256
 
@@ -422,7 +424,7 @@ def test_masked_bands_are_side_by_side_and_their_mean(folder):
     seen = set()
     for number in range(40):
         masked = features.copy()
-        speech._mask(masked, Random(0, TRAIN, number), 8)
+        mask_bands(masked, Random(0, TRAIN, number), 8)
         hidden = np.flatnonzero(masked[0] == 0)
         assert len(hidden) <= 8
         assert len(hidden) == 0 or hidden[-1] - hidden[0] == len(hidden) - 1
@@ -456,7 +458,7 @@ def test_features_are_those_of_the_sound():
     said, samples = morse.utterance(
         Random(0, TRAIN, 3), (159 * 32 + 64) / 2000, 10.0, morse.Ranges()
     )
-    expected = audio.stacked(audio.normalised(audio.log_mel(samples, speech.MEL["morse"])), 4)
+    expected = audio.stacked(audio.normalised(audio.log_mel(samples, MEL["morse"])), 4)
     length = batch["lengths"][3]
     np.testing.assert_array_equal(batch["inputs"][:length, 3], expected)
     np.testing.assert_array_equal(batch["inputs"][length:, 3], 0.0)

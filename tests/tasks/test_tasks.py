@@ -69,7 +69,7 @@ def test_every_task_is_tested_here_or_has_tests_of_its_own():
     memory = {n for n in of_memory if n not in QUICK and n not in ELSEWHERE} | drawn
     assert {*QUICK, *ELSEWHERE, *memory} == {*tasks.names()}
     for name in memory:
-        assert "sequences" in vars(tasks.module(name))
+        assert {"sequences", "patterns"} & {*vars(tasks.module(name))}
 
 
 def test_every_mapping_has_a_task(capsys):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from rnnlab.data import draws, moving
+from rnnlab.data import draws
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
-from rnnlab.tasks.tracking import figure, mot, task
+from rnnlab.tasks.metrics.boxes import iou
+from rnnlab.tasks.tracking import crossings, figure, mot, task, tracks
 from rnnlab.train import train
 from tests.support import ROOT
 from tests.tasks.test_tasks import COMMON, QUICK
@@ -31,20 +32,20 @@ def test_the_answers_are_the_boxes_of_the_video():
     assert not batch["inputs"][~there].any()
     mean, spread = task.mean_box(10)
     boxes = batch["targets"] * spread + mean
-    marks = moving.filled(boxes[0], 16)
+    marks = crossings.box_masks(boxes[0], 16)
     np.testing.assert_array_equal(batch["inputs"][0, ..., 1], marks)
     assert not batch["inputs"][1:, ..., 1].any()
 
 
 def test_the_baselines_are_what_the_task_says():
-    found = moving.crossings(draws.Random(7, draws.OWN), 400, 16, 16)
+    found = crossings.draw(draws.Random(7, draws.OWN), 400, 16, 16)
     # Of the loss, on videos other than those its units are of.
     mean, spread = task.mean_box(16)
     loss = (((found.boxes - mean) / spread) ** 2).mean()
     assert loss == pytest.approx(task.make_task(settings("train.window=16")).baseline[1], rel=0.05)
     # Of the IoU, as the docstring has them.
-    hidden = task.guesses(found, task.HIDDEN)
-    covered = task.guesses(found, task.COVERED)
+    hidden = task.baselines(found, task.HIDDEN)
+    covered = task.baselines(found, task.COVERED)
     assert hidden["last_seen"] == pytest.approx(0.17, abs=0.03)
     assert hidden["constant_velocity"] == pytest.approx(0.57, abs=0.03)
     assert covered["last_seen"] == pytest.approx(0.29, abs=0.03)
@@ -56,7 +57,7 @@ def test_a_guess_by_hand():
     boxes = np.tile([0.0, 0.5, 0.2, 0.2], (5, 1, 1))
     boxes[:, 0, 0] = [0.1, 0.2, 0.3, 0.4, 0.4]
     seen = np.array([1.0, 1.0, 0.4, 0.0, 0.9])[:, None]
-    found = task.guesses(moving.Crossing(np.zeros(0), boxes, seen), 0.5)
+    found = task.baselines(crossings.Crossings(np.zeros(0), boxes, seen), 0.5)
     assert found["last_seen"] == pytest.approx((1 / 3 + 0) / 2)
     assert found["constant_velocity"] == pytest.approx(1.0)
 
@@ -69,8 +70,8 @@ def test_the_end_measures_hidden_steps_alone():
     params = {**params, "readout": {**params["readout"], "kernel": 0 * params["readout"]["kernel"]}}
     box = task.mean_box(8)[0]
     found = one.finish(params)
-    video = moving.crossings(draws.Random(config.seed, draws.TEST, 0), 8, 8, 16)
-    values = mot.iou(np.broadcast_to(box, video.boxes.shape), video.boxes)
+    video = crossings.draw(draws.Random(config.seed, draws.TEST, 0), 8, 8, 16)
+    values = iou(np.broadcast_to(box, video.boxes.shape), video.boxes)
     assert found["test_iou"] == pytest.approx(values.mean(), rel=1e-4)
     assert found["hidden_iou"] == pytest.approx(values[video.seen < 0.5].mean(), rel=1e-4)
     assert found["covered_iou"] == pytest.approx(values[video.seen < 0.1].mean(), rel=1e-4)
@@ -108,14 +109,16 @@ MOT = ["data.name=mot", "data.ahead=3", "train.window=5"]
 def test_changes_are_undone_and_overlaps_do_not_depend_on_the_box():
     random = draws.Random(1, draws.OWN)
     before, after, other = 10 + 20 * random.uniform((3, 3, 7, 4))
-    np.testing.assert_allclose(task.changed(before, task.change(before, after)), after, rtol=1e-12)
+    np.testing.assert_allclose(
+        tracks.changed(before, tracks.change(before, after)), after, rtol=1e-12
+    )
     spread = np.float32([0.5, 2.0, 1.0, 0.25])
     base = np.float32(random.normal((3, 7, 4)))
-    ways = [(np.float32(task.change(before, b)) - base) / spread for b in (after, other)]
-    measures = dict(task.judge_ahead(tuple(spread.tolist())))
+    ways = [(np.float32(tracks.change(before, b)) - base) / spread for b in (after, other)]
+    measures = dict(tracks.judge_ahead(tuple(spread.tolist())))
     targets = np.concatenate([ways[1], base], -1)
     np.testing.assert_allclose(
-        measures["iou"](ways[0], targets), mot.iou(after, other), rtol=1e-4, atol=1e-6
+        measures["iou"](ways[0], targets), iou(after, other), rtol=1e-4, atol=1e-6
     )
     np.testing.assert_allclose(
         measures["loss"](ways[0], targets), ((ways[0] - ways[1]) ** 2).mean(-1), rtol=1e-5
@@ -126,13 +129,13 @@ def test_what_is_asked_is_the_box_ahead(tmp_path):
     config = settings(*MOT, f"data.path={write(tmp_path)}", "data.held=two")
     one = task.make_task(config)
     batch = one.batch(0)
-    tracks = [t for s in mot.sequences(tmp_path) if s.name == "one" for t in mot.tracks(s)]
-    last = [task.change(t.boxes[:-1], t.boxes[1:]) for t in tracks]
+    found = [t for s in mot.sequences(tmp_path) if s.name == "one" for t in mot.tracks(s)]
+    last = [tracks.change(t.boxes[:-1], t.boxes[1:]) for t in found]
     unit = np.sqrt((np.concatenate(last) ** 2).mean(0))
     # Constant velocity misses nothing but at the first box of a track, of which 9 are asked.
-    first = np.stack([task.change(t.boxes[0], t.boxes[3]) for t in tracks])
+    first = np.stack([tracks.change(t.boxes[0], t.boxes[3]) for t in found])
     spread = np.sqrt((first**2).mean(0) / 9)
-    size = tracks[0].boxes[:, 2:]  # alike in all tracks
+    size = found[0].boxes[:, 2:]  # alike in all tracks
     mirrored = 0
     for row in range(8):
         grown = np.exp(batch["targets"][0, row, 2] * spread[2])  # (23 + at) / (20 + at)
@@ -145,7 +148,7 @@ def test_what_is_asked_is_the_box_ahead(tmp_path):
         ahead = targets[1:, 4:6] * size[at + 1 : at + 5]
         np.testing.assert_allclose(ahead, 3 * moved, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(targets[0, :2] * spread[:2] * size[at], ahead[0], rtol=1e-3)
-        steps = [t.boxes[1, :2] - t.boxes[0, :2] for t in tracks]
+        steps = [t.boxes[1, :2] - t.boxes[0, :2] for t in found]
         ways = [
             [np.allclose(moved[0], step * [sign, 1], rtol=1e-3) for step in steps]
             for sign in (1, -1)
@@ -162,10 +165,10 @@ def test_what_is_asked_is_the_box_ahead(tmp_path):
 
 def test_constant_velocity_by_hand():
     boxes = np.array([[0.0, 0, 9, 9], [2, 0, 9, 9], [3, 0, 5, 9]])
-    last = task.velocity(boxes, 1, 2)
+    last = tracks.velocity(boxes, 1, 2)
     np.testing.assert_allclose(last[:2], [[0, 0, 9, 9], [6, 0, 9, 9]])
     np.testing.assert_allclose(last[2], boxes[2])  # its width would be -3
-    np.testing.assert_allclose(task.velocity(boxes, 5, 1)[2], [4.5, 0, 3, 9])
+    np.testing.assert_allclose(tracks.velocity(boxes, 5, 1)[2], [4.5, 0, 3, 9])
 
 
 def test_the_baseline_of_the_loss_is_that_of_constant_velocity(tmp_path):
@@ -176,8 +179,8 @@ def test_the_baseline_of_the_loss_is_that_of_constant_velocity(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name / "gt.txt").write_text("\n".join(still))
     config = settings(*MOT, f"data.path={tmp_path}", "data.held=two")
-    tracks = mot.tracks(mot.sequences(tmp_path)[1])
-    change = np.stack([task.change(t.boxes[:-3], t.boxes[3:])[..., :2] for t in tracks])
+    found = mot.tracks(mot.sequences(tmp_path)[1])
+    change = np.stack([tracks.change(t.boxes[:-3], t.boxes[3:])[..., :2] for t in found])
     spread = np.sqrt((change[:, 0] ** 2).mean(0) / 9)
     # Each piece of at most 5 steps begins anew.
     expected = ((change[:, [0, 5]] / spread) ** 2).sum() / 4 / (4 * 9)

@@ -13,8 +13,10 @@ from rnnlab.data import words
 from rnnlab.errors import UsageError
 from rnnlab.run.files import read_json
 from rnnlab.sweep.population import Population
-from rnnlab.tasks.translation import task
-from rnnlab.tasks.translation.task import SIDES
+from rnnlab.tasks.metrics.texts import bleu
+from rnnlab.tasks.translation import texts
+from rnnlab.tasks.translation.data import SIDES
+from rnnlab.tasks.translation.network import Translator
 from rnnlab.train import train
 from tests.support import ROOT
 from tests.tasks.test_tasks import COMMON, QUICK, settings
@@ -38,7 +40,7 @@ def write_files(folder, count=24, pack=False, **faults):
 
 
 def of_files(folder, *more):
-    task.load.cache_clear()
+    texts.load.cache_clear()
     files = [f"data.path={folder}", "data.level=word", "data.vocabulary=50", "train.window=9"]
     return settings("translation", *files, "eval.length=9", *more)
 
@@ -52,7 +54,7 @@ def test_parallel_files(tmp_path, pack):
     assert len(facts["sha256"]) == 64
     batch = one.batch(0)
     assert batch["source"].shape == batch["inputs"].shape == (9, 8)
-    found = task.load(str(tmp_path), "", ("train", "val", "test"), ("en", "de"))[0]
+    found = texts.load(str(tmp_path), "", ("train", "val", "test"), ("en", "de"))[0]
     assert found["train"][1][0] == "ein Mann läuft ."
 
 
@@ -103,7 +105,7 @@ def test_what_does_not_fit_is_one_line(change, told):
 
 @pytest.fixture(scope="module")
 def translator():
-    one = task.Translator(settings("translation"), (9, 8), {})
+    one = Translator(settings("translation"), (9, 8), {})
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(one.init, jax.random.key(0))
     return one, jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.6, s.shape), s.dtype), shapes)
@@ -184,7 +186,7 @@ def test_buckets_make_shapes_and_no_other_loss(tmp_path):
 
 def test_smoothing_is_in_training_alone():
     made = [
-        task.Translator(settings("translation", f"decoder.smoothing={s}"), (9, 8), {})
+        Translator(settings("translation", f"decoder.smoothing={s}"), (9, 8), {})
         for s in (0.0, 0.2)
     ]
     params = made[0].init(jax.random.key(0))
@@ -199,8 +201,8 @@ def test_smoothing_is_in_training_alone():
 
 
 def test_bleu_is_that_of_sacrebleu():
-    assert task.bleu(["the cat sat on the mat"], ["the cat sat on the mat"]) > 99.9
-    assert task.bleu(["a dog"], ["the cat sat on the mat"]) < 10
+    assert bleu(["the cat sat on the mat"], ["the cat sat on the mat"]) > 99.9
+    assert bleu(["a dog"], ["the cat sat on the mat"]) < 10
 
 
 @pytest.mark.slow

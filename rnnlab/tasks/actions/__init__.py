@@ -4,9 +4,9 @@ A small convolutional encoder makes a vector of each frame, the recurrent networ
 its output at a clip's last step is the answer (cf. Donahue et al. 2015). Clips are of different lengths;
 what stands behind the end of one is masked.
 
-Built in: `rnnlab.data.moving.motions`, an object in one of ten motions. Lengths are uniform from
-data.shortest to train.window. By construction a frame by itself has the same
-distribution in each class, so that who sees one frame can only guess.
+Built in: an object in one of ten motions (`motions`). Lengths are uniform from data.shortest to
+train.window. By construction a frame by itself has the same distribution in each class, so that who sees
+one frame can only guess.
 
 Real data: data.path is a folder with a folder of files for each class, CLASS/NAME.avi as in UCF101 (Soomro
 et al. 2012). The files are videos, of which frames of data.side x data.side are read, in colour; or .npy
@@ -18,7 +18,7 @@ share of the other clips that is held out. Which clips follows from a hash of CL
 for all seeds; clips of one group (v_NAME_g01_c01 and v_NAME_g01_c02) stay together, since they show the
 same people and place.
 
-`one_frame_accuracy` in run.json is what a classifier of the middle frame alone reaches (see `one_frame`).
+`one_frame_accuracy` in run.json is what a classifier of the middle frame alone reaches (`one_frame`).
 """
 
 from rnnlab.tasks.actions.task import ABOUT, make_task

@@ -31,6 +31,11 @@ class Clips(NamedTuple):
     left_out: int  # clips that the lists do not name
     sha256: str  # of the names, the contents and the splits
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one step: (side, side, 3) or (D,)."""
+        return self.steps[0].shape[1:]
+
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """The files of each class, all of one kind; raises UsageError."""

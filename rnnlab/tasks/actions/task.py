@@ -2,19 +2,21 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnnlab.data import draws, media, moving
+from rnnlab.data import draws, media, sprites
 from rnnlab.errors import UsageError
 from rnnlab.models import encoders
 from rnnlab.run.folder import unchanged
-from rnnlab.tasks.actions import clips as ucf
-from rnnlab.tasks.actions import figure
+from rnnlab.tasks.actions import figure, motions, one_frame
+from rnnlab.tasks.actions.clips import Clips, read
 from rnnlab.tasks.kinds import sequences
+from rnnlab.tasks.kinds.epochs import shuffled
+from rnnlab.tasks.kinds.shades import shaded
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -23,101 +25,49 @@ ABOUT = About(
     metric="accuracy, confusion matrix",
     experiment="actions",
 )
-SHADES = " .:+#"
 
 
-# ---- one frame
+# ---- the clips of a folder
 
 
-def one_frame(
-    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], classes: int
-) -> float:
-    """The share of right answers of who sees one frame and no motion.
-
-    train, test: (frames [N, ...], classes int [N]). Kernel ridge regression of one-hot targets with a
-    Gaussian kernel, as wide as the median distance of two training frames, and a ridge of 0.01.
-    """
-
-    def flattened(frames: np.ndarray) -> np.ndarray:
-        return frames.reshape(len(frames), -1).astype(np.float64)
-
-    def squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        sums = (a**2).sum(1)[:, None] + (b**2).sum(1)
-        return np.maximum(sums - 2 * a @ b.T, 0.0)
-
-    known, asked = flattened(train[0]), flattened(test[0])
-    distances = squared(known, known)
-    width = float(np.median(distances)) or 1.0
-    kernel = np.exp(-distances / width) + 0.01 * np.eye(len(known))
-    targets = np.eye(classes)[train[1]] - 1 / classes
-    answers = np.exp(-squared(asked, known) / width) @ np.linalg.solve(kernel, targets)
-    return float((answers.argmax(1) == test[1]).mean())
+def batch_of(clips: Clips, window: int, numbers: np.ndarray) -> sequences.Batch:
+    """The clips of these numbers [B], with the class at the last step of each."""
+    lengths = np.array([len(clips.steps[number]) for number in numbers], np.int32)
+    inputs = np.zeros((window, len(numbers), *clips.shape), clips.steps[0].dtype)
+    for row, number in enumerate(numbers):
+        inputs[: lengths[row], row] = clips.steps[number]
+    last = np.arange(window)[:, None] == lengths - 1
+    targets = np.where(last, clips.labels[numbers], 0).astype(np.int32)
+    return {"inputs": inputs, "targets": targets, "weights": last, "lengths": lengths}
 
 
-FRAMES = 1500, 1000  # of training and of testing, at most, for this
+def middles(clips: Clips, split: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the middle frames [N, ...], the classes int [N]) of at most `most` clips of a split."""
+    numbers = clips.splits[split]
+    numbers = numbers[media.evenly(len(numbers), most)]
+    frames = [clips.steps[number][len(clips.steps[number]) // 2] for number in numbers]
+    return np.stack(frames), clips.labels[numbers]
 
 
-@functools.lru_cache(maxsize=4)
-def one_frame_of_motions(time: int, side: int) -> float:
-    """Of the built-in clips of `time` frames, by their middle frames; by construction 1 in 10."""
-    count = sum(FRAMES)
-    random = draws.Random(0, draws.OWN)
-    frames, classes = moving.motions(random, np.full(count, time), time, side)
-    frame, known = frames[time // 2], FRAMES[0]
-    names = len(moving.MOTIONS)
-    return one_frame((frame[:known], classes[:known]), (frame[known:], classes[known:]), names)
-
-
-# ---- the folder of a user
-
-
-def _of_clips(config: Config, clips: ucf.Clips) -> sequences.Source:
+def source_of(config: Config, clips: Clips) -> sequences.Source:
     """The source of batches: training in a new random order each epoch, but for those that fill no
     batch; the others in order."""
-    window, rows = config.train.window, config.train.batch_size
-    train, shape = clips.splits["train"], clips.steps[0].shape[1:]
+    train, valid, rows = clips.splits["train"], clips.splits["valid"], config.train.batch_size
     if len(train) < rows:
         raise UsageError(f"{len(train)} clips are for training, and a batch has {rows}")
-    per_epoch = len(train) // rows
-
-    def batch(numbers: np.ndarray) -> sequences.Batch:
-        lengths = np.array([len(clips.steps[number]) for number in numbers], np.int32)
-        inputs = np.zeros((window, len(numbers), *shape), clips.steps[0].dtype)
-        for row, number in enumerate(numbers):
-            inputs[: lengths[row], row] = clips.steps[number]
-        last = np.arange(window)[:, None] == lengths - 1
-        targets = np.where(last, clips.labels[numbers], 0).astype(np.int32)
-        return {"inputs": inputs, "targets": targets, "weights": last, "lengths": lengths}
-
-    @functools.lru_cache(maxsize=2)
-    def shuffled(epoch: int) -> np.ndarray:
-        return train[draws.Random(config.seed, draws.ORDER, epoch).order(len(train))]
-
-    def training(step: int) -> sequences.Batch:
-        epoch, place = divmod(step, per_epoch)
-        return batch(shuffled(epoch)[place * rows : (place + 1) * rows])
-
-    def in_order(numbers: np.ndarray) -> Callable[[], Iterable[sequences.Batch]]:
-        def part(number: int, size: int) -> sequences.Batch:
-            return batch(numbers[np.minimum(number * size + np.arange(size), len(numbers) - 1)])
-
-        return sequences.chunks(len(numbers), config.eval.chunk, part)
+    places, per_epoch = shuffled(len(train), batch_size=rows, seed=config.seed)
+    batch = functools.partial(batch_of, clips, config.train.window)
 
     def example(step: int) -> sequences.Batch:
-        valid = clips.splits["valid"]
-        return batch(
-            valid[draws.Random(config.seed, draws.SHOW, step).integers(0, len(valid), (1,))]
-        )
-
-    def middles(split: str, most: int) -> tuple[np.ndarray, np.ndarray]:
-        numbers = clips.splits[split]
-        numbers = numbers[media.evenly(len(numbers), most)]
-        frames = [clips.steps[number][len(clips.steps[number]) // 2] for number in numbers]
-        return np.stack(frames), clips.labels[numbers]
+        place = draws.Random(config.seed, draws.SHOW, step).integers(0, len(valid), (1,))
+        return batch(valid[place])
 
     @functools.cache
     def facts() -> dict[str, Any]:
-        known, asked = middles("train", FRAMES[0]), middles("test", FRAMES[1])
+        known, asked = (
+            middles(clips, split, most)
+            for split, most in zip(("train", "test"), one_frame.FRAMES, strict=True)
+        )
         lengths = sorted(map(len, clips.steps))
         return {
             "length": f"{lengths[0]} to {lengths[-1]}",
@@ -125,12 +75,13 @@ def _of_clips(config: Config, clips: ucf.Clips) -> sequences.Source:
             **{f"{name}_clips": len(numbers) for name, numbers in clips.splits.items()},
             "clips_in_no_list": clips.left_out,
             "steps_per_epoch": per_epoch,
-            "one_frame_accuracy": one_frame(known, asked, len(clips.classes)),
+            "one_frame_accuracy": one_frame.accuracy(known, asked, len(clips.classes)),
         }
 
+    in_order = functools.partial(sequences.in_order, size=config.eval.chunk, batch=batch)
     return sequences.Source(
-        train=training,
-        valid=in_order(clips.splits["valid"]),
+        train=lambda step: batch(train[places(step)]),
+        valid=in_order(valid),
         last={"test_accuracy": ("accuracy", in_order(clips.splits["test"]))},
         example=example,
         facts=facts,
@@ -142,21 +93,17 @@ def _of_clips(config: Config, clips: ucf.Clips) -> sequences.Source:
 
 def drawn(random: draws.Random, lengths: np.ndarray, time: int, side: int) -> sequences.Drawn:
     """See `sequences.Problem`: frames [T, B, side, side, 1] and the motion, at the last step."""
-    frames, classes = moving.motions(random, lengths, time, side)
+    frames, classes = motions.draw(random, lengths, time, side)
     last = np.arange(time)[:, None] == lengths - 1
     return sequences.Drawn(frames, np.where(last, classes, 0), last)
 
 
-def told(inputs: np.ndarray) -> str:
+def described(inputs: np.ndarray) -> str:
     """The first, the middle and the last frame of [T, h, w, channels], side by side in characters."""
     if inputs.ndim == 2:
         return f"{len(inputs)} steps of {inputs.shape[1]} numbers"
     frames = inputs[[0, len(inputs) // 2, -1]].mean(-1) / 256
-    shades = (frames * len(SHADES)).astype(int)
-    lines = (
-        " | ".join("".join(SHADES[s] for s in row) for row in three)
-        for three in shades.swapaxes(0, 1)
-    )
+    lines = (" | ".join(rows) for rows in zip(*map(shaded, frames), strict=True))
     return f"the first, the middle and the last of {len(inputs)} frames\n" + "\n".join(lines)
 
 
@@ -175,11 +122,11 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     chosen = sequences.options(config, path="", side=32, **shares)
     lists = chosen["trainlist"], chosen["testlist"]
     _check_side(chosen["side"])
-    clips = ucf.read(
+    clips = read(
         chosen["path"], lists, chosen["side"], config.train.window, chosen["valid"], chosen["test"]
     )
     unchanged(kept, "clips", chosen["path"], clips.sha256)
-    shape = clips.steps[0].shape[1:]
+    shape = clips.shape
     if len(shape) == 1 and config.data.side is not None:
         raise UsageError(f"{chosen['path']} has no pictures: leave data.side unset")
     share = np.bincount(clips.labels[clips.splits["train"]]) / len(clips.splits["train"])
@@ -192,14 +139,14 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         unit="clip",
         facts={"source": chosen["path"], "lists": [*filter(None, lists)]},
         classes=clips.classes,
-        tell=told,
+        tell=described,
     )
-    return _with(config, problem, _of_clips(config, clips), shape, "test_accuracy")
+    return _classifier(config, problem, source_of(config, clips), shape, "test_accuracy")
 
 
 def _check_side(side: int) -> None:
-    if not 4 <= side <= moving.LARGEST:
-        raise UsageError(f"data.side must be at least 4 and at most {moving.LARGEST}, got {side}")
+    if not 4 <= side <= sprites.LARGEST:
+        raise UsageError(f"data.side must be at least 4 and at most {sprites.LARGEST}, got {side}")
 
 
 def _of_motions(config: Config) -> Task:
@@ -207,25 +154,25 @@ def _of_motions(config: Config) -> Task:
     _check_side(side)
     problem = sequences.Problem(
         inputs=side * side,
-        outputs=len(moving.MOTIONS),
+        outputs=len(motions.MOTIONS),
         vectors=True,
         draw=functools.partial(drawn, side=side),
-        baseline=("guessing", math.log(len(moving.MOTIONS))),
+        baseline=("guessing", math.log(len(motions.MOTIONS))),
         unit="clip",
-        facts={"classes": [*moving.MOTIONS]},
+        facts={"classes": [*motions.MOTIONS]},
         least=2,
-        classes=moving.MOTIONS,
-        tell=told,
+        classes=motions.MOTIONS,
+        tell=described,
     )
 
     def facts() -> dict[str, Any]:
-        return {"one_frame_accuracy": one_frame_of_motions(config.train.window, side)}
+        return {"one_frame_accuracy": one_frame.accuracy_on_motions(config.train.window, side)}
 
     source = sequences.drawn(config, problem)._replace(facts=facts)
-    return _with(config, problem, source, (side, side, 1), None)
+    return _classifier(config, problem, source, (side, side, 1), None)
 
 
-def _with(
+def _classifier(
     config: Config,
     problem: sequences.Problem,
     source: sequences.Source,

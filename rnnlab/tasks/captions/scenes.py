@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnlab.data.draws import EVALUATE, TEST, TRAIN, Random
-from rnnlab.data.moving import LARGEST
+from rnnlab.data.sprites import LARGEST
 from rnnlab.errors import UsageError
 
 COUNTS = ("a", "two", "three")

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rnnlab.data.draws import ORDER, SHOW, Random
+from rnnlab.data.draws import SHOW, Random
 from rnnlab.errors import UsageError
-from rnnlab.models import configured, stack
+from rnnlab.models import stack
+from rnnlab.tasks.kinds.assemble import assemble
+from rnnlab.tasks.kinds.epochs import shuffled
+from rnnlab.tasks.metrics import tokens
 from rnnlab.types import Array, Config, Params, Task
 
 Batch = dict[str, Any]  # of arrays
-POOL = 50  # batches within which examples are sorted by length
-Sums = dict[str, tuple[Array, Array]]  # metric -> (sum, count)
 
 
 class Examples(NamedTuple):
@@ -40,7 +41,7 @@ class Network(NamedTuple):
     init: Callable[..., Params]  # (key, dtype) -> params
     # (params, batch, key) -> sums with "loss", of the rows where batch["there"], bool [B]; a key of
     # None means evaluation
-    loss: Callable[[Params, Batch, Array | None], Sums]
+    loss: Callable[[Params, Batch, Array | None], tokens.Sums]
 
 
 def training(
@@ -48,43 +49,22 @@ def training(
 ) -> tuple[Callable[[int], Batch], int]:
     """(step -> a batch, a pure function of it; steps an epoch, 0 if there is no end of examples).
 
-    An epoch is all examples in a random order, a function of (seed, epoch), but for those that fill
-    no batch. Raises UsageError if they fill none.
+    An epoch is all examples in a random order (`epochs.shuffled`). Raises UsageError if they fill no
+    batch.
     """
     if examples.size is None:
         rows = np.arange(batch_size)
         return lambda step: _all_there(examples.batch(step * batch_size + rows)), 0
-    steps = examples.size // batch_size
-    if not steps:
+    if examples.size < batch_size:
         raise UsageError(
             f"there are {examples.size} examples to train on, and a batch has {batch_size}: lower "
             "train.batch_size"
         )
 
-    @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        found = Random(seed, ORDER, epoch).order(examples.size or 0)
-        if examples.lengths is not None:
-            found = _alike(found, examples.lengths, batch_size, Random(seed, ORDER, epoch, 1))
-        return found
-
-    def batch(step: int) -> Batch:
-        epoch, place = divmod(step, steps)
-        return _all_there(examples.batch(order(epoch)[place * batch_size :][:batch_size]))
-
-    return batch, steps
-
-
-def _alike(order: np.ndarray, lengths: np.ndarray, rows: int, random: Random) -> np.ndarray:
-    """The order in batches of like length: sorted within pools of POOL batches, and the batches
-    shuffled. What fills no batch stays at the end, and so out."""
-    full = len(order) // rows * rows
-    sorted_pools = [
-        pool[np.argsort(lengths[pool], kind="stable")]
-        for pool in np.split(order[:full], range(POOL * rows, full, POOL * rows))
-    ]
-    batches = np.concatenate(sorted_pools).reshape(-1, rows)
-    return np.concatenate([batches[random.order(len(batches))].ravel(), order[full:]])
+    numbers, steps = shuffled(
+        examples.size, batch_size=batch_size, seed=seed, lengths=examples.lengths
+    )
+    return lambda step: _all_there(examples.batch(numbers(step))), steps
 
 
 def _all_there(batch: Batch) -> Batch:
@@ -105,6 +85,81 @@ def chunks(examples: Examples, count: int, size: int) -> Iterable[tuple[np.ndarr
         yield numbers[there], {**batch, "there": there}
 
 
+class Answering(NamedTuple):
+    """How answers are found, judged and shown."""
+
+    # (params, batch, width of the beam) -> an answer for every row
+    answer: Callable[[Params, Batch, int], list[Any]]
+    score: Callable[[list[Any], list[Any]], dict[str, float]]  # (answers, truths) -> metrics
+    tell: Callable[[Examples, int, Any], str]  # (examples, number, answer) -> both for a person
+
+
+class Evaluation(NamedTuple):
+    """What is measured of a network and when; `options` is config.eval."""
+
+    options: Config
+    seed: int
+    valid: Examples
+    tests: dict[str, Examples]
+    measure: Callable[[Params, Batch], tokens.Sums]  # jitted
+    answering: Answering
+    baseline: float  # the loss of who knows nothing of the input
+
+    def means(self, params: Params, examples: Examples, count: int) -> dict[str, float]:
+        """The metrics of the first `count` examples, given the true answers (teacher forcing)."""
+        batches = chunks(examples, count, self.options.chunk)
+        return tokens.means(self.measure(params, batch) for _, batch in batches)
+
+    def scores(
+        self, params: Params, examples: Examples, count: int, width: int
+    ) -> dict[str, float]:
+        """The scores of the answers to the first `count` examples, by a beam of that width."""
+        if not count:
+            return {}
+        answers, truths = [], []
+        for numbers, batch in chunks(examples, count, self.options.chunk):
+            answers += self.answering.answer(params, batch, width)[: len(numbers)]
+            truths += [examples.truth(int(number)) for number in numbers]
+        return self.answering.score(answers, truths)
+
+    def validate(self, params: Params) -> dict[str, float]:
+        """See `Task.evaluate`: answers are greedy."""
+        found = self.means(params, self.valid, _first(self.valid, self.options.examples))
+        decoded = _first(self.valid, self.options.decoded) if self.options.decoded else 0
+        scores = self.scores(params, self.valid, decoded, 1)
+        return {**found, **scores, "baseline_loss": self.baseline}
+
+    def test(self, params: Params) -> dict[str, float]:
+        """See `Task.finish`: answers are found by a beam."""
+        found = {}
+        for name, examples in self.tests.items():
+            wanted = self.options.tested or (0 if examples.size else self.options.examples)
+            count = _first(examples, wanted)
+            values = self.means(params, examples, count)
+            values |= self.scores(params, examples, count, self.options.beam)
+            found |= {f"{name}_{key}": value for key, value in values.items()}
+        return found
+
+    def show(self, params: Params, step: int) -> str:
+        """See `Task.show`: one example of validation."""
+        count = _first(self.valid, self.options.examples)
+        number = int(Random(self.seed, SHOW, step).integers(0, count, (1,))[0])
+        batch = _all_there(self.valid.batch(np.array([number])))
+        return self.answering.tell(self.valid, number, self.answering.answer(params, batch, 1)[0])
+
+
+def _first(examples: Examples, wanted: int) -> int:
+    """How many: `wanted`, as far as there are so many; all of a finite set for 0."""
+    return wanted if examples.size is None else min(wanted or examples.size, examples.size)
+
+
+def _check(options: Config) -> None:
+    counts = ("examples", 1), ("decoded", 0), ("tested", 0), ("beam", 1), ("chunk", 1)
+    for key, least in counts:
+        if options[key] < least:
+            raise UsageError(f"eval.{key} must be at least {least}, got {options[key]}")
+
+
 def make_task(
     config: Config,
     *,
@@ -112,19 +167,15 @@ def make_task(
     train: Examples,
     valid: Examples,
     tests: dict[str, Examples],
-    answer: Callable[[Params, Batch, int], list[Any]],
-    score: Callable[[list[Any], list[Any]], dict[str, float]],
-    tell: Callable[[Examples, int, Any], str],
+    answering: Answering,
     unit: str,
     measure: str,
     baseline: tuple[str, float],
     facts: dict[str, Any],
     fingerprint: dict[str, Any],
     keep: Callable[[Path], None] = lambda folder: None,
-    draw: Callable[[Params, Path], list[Path]] | None = None,
     schedule: Callable[[int], Batch] = lambda step: {},
-    writes: str = "",
-    shapes: int = 1,
+    **more: Any,
 ) -> Task:
     """The task of these examples.
 
@@ -133,82 +184,33 @@ def make_task(
         validation, of which the first config.eval.decoded are answered too, greedily. tests: by name,
         what is answered once, at the end, with a beam of config.eval.beam, up to
         config.eval.tested of each (0: all).
-    answer: (params, batch, width of the beam) -> an answer for every row. score: (answers, truths) ->
-        metrics. tell: (examples, number, answer) -> the example for a person.
     unit: what the loss is counted by; measure: in what; baseline: (who knows nothing of the input,
         its loss). facts: for run.json.
-    schedule: step -> scalars that a batch of training has too. shapes: of the batches, see `Task`.
+    schedule: step -> scalars that a batch of training has too. more: further fields of `Task`.
 
     config.eval has examples, decoded, tested, beam and chunk, the number of rows at once. Raises
     UsageError for counts out of range.
     """
-    options = config.eval
-    for key, least in (("examples", 1), ("decoded", 0), ("tested", 0), ("beam", 1), ("chunk", 1)):
-        if options[key] < least:
-            raise UsageError(f"eval.{key} must be at least {least}, got {options[key]}")
+    _check(config.eval)
     batches, steps = training(train, batch_size=config.train.batch_size, seed=config.seed)
     network = network_of({})
     measured = jax.jit(lambda params, batch: network.loss(params, batch, None))
+    evaluation = Evaluation(
+        config.eval, config.seed, valid, tests, measured, answering, baseline[1]
+    )
 
     def loss_of(values: dict[str, Any]) -> Callable[..., Any]:
-        own = network_of(values)
+        return functools.partial(_loss, network_of(values))
 
-        def loss(params: Params, carry: Any, batch: Batch, key: Array | None) -> tuple[Any, Sums]:
-            return carry, own.loss(params, batch, key)
-
-        return loss
-
-    def first(examples: Examples, wanted: int) -> int:
-        return wanted if examples.size is None else min(wanted or examples.size, examples.size)
-
-    def means(params: Params, examples: Examples, count: int) -> dict[str, float]:
-        totals: dict[str, np.ndarray] = {}
-        for _, batch in chunks(examples, count, options.chunk):
-            for name, pair in measured(params, batch).items():
-                totals[name] = totals.get(name, np.zeros(2)) + np.array([float(v) for v in pair])
-        return {name: float(total / n) for name, (total, n) in totals.items()}
-
-    def answered(params: Params, examples: Examples, count: int, width: int) -> dict[str, float]:
-        if not count:
-            return {}
-        answers, truths = [], []
-        for numbers, batch in chunks(examples, count, options.chunk):
-            answers += answer(params, batch, width)[: len(numbers)]
-            truths += [examples.truth(int(number)) for number in numbers]
-        return score(answers, truths)
-
-    def evaluate(params: Params) -> dict[str, float]:
-        found = means(params, valid, first(valid, options.examples))
-        decoded = first(valid, options.decoded) if options.decoded else 0
-        return {**found, **answered(params, valid, decoded, 1), "baseline_loss": baseline[1]}
-
-    def finish(params: Params) -> dict[str, float]:
-        found = {}
-        for name, examples in tests.items():
-            count = first(examples, options.tested or (0 if examples.size else options.examples))
-            values = means(params, examples, count)
-            values |= answered(params, examples, count, options.beam)
-            found |= {f"{name}_{key}": value for key, value in values.items()}
-        return found
-
-    def show(params: Params, step: int) -> str:
-        count = first(valid, options.examples)
-        number = int(Random(config.seed, SHOW, step).integers(0, count, (1,))[0])
-        batch = {**valid.batch(np.array([number])), "there": np.ones(1, bool)}
-        return tell(valid, number, answer(params, batch, 1)[0])
-
-    layers = stack.parameter_rows(network.init)
-    return Task(
+    return assemble(
+        config,
         init=network.init,
         carry=lambda: (),
         batch=lambda step: {**batches(step), **schedule(step)},
-        loss=loss_of({}),
         loss_of=loss_of,
-        initial=tuple(f"model.{key}" for key in configured.INITIAL),
-        rates=tuple(f"model.{key}" for key in configured.RATES),
-        evaluate=evaluate,
-        finish=finish,
-        show=show,
+        evaluate=evaluation.validate,
+        finish=evaluation.test,
+        show=evaluation.show,
         keep=keep,
         facts=lambda: {
             "task": config.task,
@@ -216,17 +218,17 @@ def make_task(
             **facts,
             "steps_per_epoch": steps,
         },
-        layers=layers,
-        fingerprint={
-            "task": config.task,
-            "cell": config.model.cell,
-            **fingerprint,
-            **dict(layers),
-        },
+        layers=stack.parameter_rows(network.init),
+        fingerprint=fingerprint,
         unit=unit,
         measure=measure,
         baseline=baseline,
-        draw=draw,
-        writes=writes,
-        shapes=shapes,
+        **more,
     )
+
+
+def _loss(
+    network: Network, params: Params, carry: Any, batch: Batch, key: Array | None
+) -> tuple[Any, tokens.Sums]:
+    """See `Task.loss`."""
+    return carry, network.loss(params, batch, key)

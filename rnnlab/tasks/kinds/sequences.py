@@ -7,13 +7,10 @@ the `Source` itself.
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.data.draws import EVALUATE, LONGER, SHOW, TRAIN, Random
@@ -22,10 +19,11 @@ from rnnlab.models import configured, stack
 from rnnlab.models.encoders import Encoder
 from rnnlab.run.config import flat
 from rnnlab.run.limits import TOGETHER
+from rnnlab.tasks.kinds import measuring
+from rnnlab.tasks.kinds.assemble import assemble
+from rnnlab.tasks.kinds.measuring import Batch
 from rnnlab.tasks.metrics import tokens
-from rnnlab.types import Array, Config, Model, Params, Probe, Task
-
-Batch = dict[str, Any]  # of arrays
+from rnnlab.types import Config, Model, Params, Probe, Task
 
 
 class Drawn(NamedTuple):
@@ -54,9 +52,12 @@ class Problem(NamedTuple):
     names: tuple[str, ...] = ()  # of the input's symbols, and
     classes: tuple[str, ...] = ()  # of the classes
     tell: Callable[[np.ndarray], str] | None = None  # the inputs [T, ...] for a person
-    more: tuple[
-        tuple[str, Any], ...
-    ] = ()  # further metrics by name, as in `rnnlab.tasks.metrics.tokens`
+    more: tuple[tuple[str, Any], ...] = ()  # further metrics by name, as in `metrics.tokens`
+
+    @property
+    def metrics(self) -> tokens.Metrics:
+        """What is measured, by name."""
+        return measuring.known_metrics(self.real, self.more)
 
 
 class Source(NamedTuple):
@@ -132,8 +133,8 @@ def _check(config: Config, problem: Problem) -> None:
 def chunks(
     count: int, size: int, batch: Callable[[int, int], Batch]
 ) -> Callable[[], Iterable[Batch]]:
-    """`count` sequences in batches of the same `size`. batch: (number, rows) -> a batch; of the last
-    one's rows, those beyond `count` have no weight."""
+    """() -> `count` sequences in batches of the same `size`. batch: (number of the batch, rows) -> a
+    batch; of the last one's rows, those beyond `count` have no weight."""
 
     def all_of_them() -> Iterable[Batch]:
         for number, begin in enumerate(range(0, count, size)):
@@ -142,6 +143,18 @@ def chunks(
             yield {**found, "weights": found["weights"] & there}
 
     return all_of_them
+
+
+def in_order(
+    numbers: np.ndarray, size: int, batch: Callable[[np.ndarray], Batch]
+) -> Callable[[], Iterable[Batch]]:
+    """() -> the examples `numbers` (int [N]) of a finite data set in batches of the same `size`. batch:
+    (numbers int [size]) -> a batch."""
+
+    def part(number: int, rows: int) -> Batch:
+        return batch(numbers[np.minimum(number * rows + np.arange(rows), len(numbers) - 1)])
+
+    return chunks(len(numbers), size, part)
 
 
 def drawn(config: Config, problem: Problem) -> Source:
@@ -194,84 +207,27 @@ def drawn(config: Config, problem: Problem) -> Source:
     )
 
 
-# ---- draws that several tasks share
-
-
-def recalled(
-    random: Random, lengths: np.ndarray, time: int, *, count: int, symbols: int, cue: int
-) -> Drawn:
-    """`count` of the symbols 0 ... symbols - 1, then nothing (the symbol `symbols`), and at the end
-    the same symbols are the answer, in their order; before it the answer is nothing. The symbol
-    `symbols` + 1 stands `cue` steps before the end."""
-    rows = len(lengths)
-    t = np.arange(time)[:, None]
-    message = random.integers(0, symbols, (count, rows))
-    inputs = np.full((time, rows), symbols)
-    inputs[:count] = message
-    inputs = np.where(t == lengths - cue, symbols + 1, inputs)
-    place = t - (lengths - count)  # [T, B], in the answer
-    again = np.take_along_axis(message, np.clip(place, 0, count - 1), axis=0)
-    return Drawn(inputs, np.where(place >= 0, again, symbols), np.ones((time, rows), bool))
-
-
-def marked_pair(
-    random: Random, lengths: np.ndarray, time: int, answer: Callable[[np.ndarray], np.ndarray]
-) -> Drawn:
-    """Inputs (number, mark): uniform numbers in [0, 1), and 1 at two steps, one in either half, else
-    0. The answer, at the last step, is that of (the two numbers [2, B]) -> [B]."""
-    rows = len(lengths)
-    numbers = random.uniform((time, rows))
-    half = lengths // 2
-    places = np.stack([random.integers(0, half, (rows,)), random.integers(half, lengths, (rows,))])
-    marks = (np.arange(time)[:, None, None] == places).any(1)  # [T, B]
-    value = answer(np.take_along_axis(numbers, places, axis=0))
-    last = np.arange(time)[:, None] == lengths - 1
-    targets = np.where(last, value, 0.0)[..., None]
-    return Drawn(np.stack([numbers, marks], axis=-1), targets, last)
-
-
 # ---- the task
 
 
-def _known(real: bool, more: tuple[tuple[str, Any], ...]) -> tokens.Metrics:
-    return {**(tokens.REAL_METRICS if real else tokens.TOKEN_METRICS), **dict(more)}
-
-
-def _inputs(batch: Batch) -> dict[str, Any]:
-    return {"x": batch["inputs"], "lengths": batch.get("lengths")}
-
-
-def _outputs(net: Model, params: Params, batch: Batch, **how: Any) -> Array:
-    """[T, B, V], from a zero state."""
-    inputs = _inputs(batch)
-    dtype = params["readout"]["bias"].dtype
-    if jnp.issubdtype(inputs["x"].dtype, jnp.floating):
-        inputs["x"] = jnp.asarray(inputs["x"]).astype(dtype)
-    return net.apply(params, net.carry(inputs["x"].shape[1], dtype), **inputs, **how)[1]
-
-
-def _targets(batch: Batch, outputs: Array) -> Array:
-    """Real ones in the outputs' dtype."""
-    targets = jnp.asarray(batch["targets"])
-    return targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.astype(outputs.dtype)
-
-
-@functools.lru_cache(maxsize=16)
-def _reader(
-    net: Model, real: bool, more: tuple[tuple[str, Any], ...]
-) -> tuple[Callable[..., Any], Callable[..., Array]]:
-    """(params, batch) -> the sums of all metrics, and -> the outputs; both jitted."""
-    known = _known(real, more)
-
-    @jax.jit
-    def measure(params: Params, batch: Batch) -> Any:
-        outputs = _outputs(net, params, batch)
-        targets = _targets(batch, outputs)
-        right = known["accuracy"](outputs, targets)
-        found = tokens.sums(tuple(known), outputs, targets, batch["weights"], known)
-        return {**found, "error": tokens.sequence_error(right, batch["weights"])}
-
-    return measure, jax.jit(functools.partial(_outputs, net))
+def network(
+    config: Config,
+    problem: Problem,
+    encoder: Encoder | None = None,
+    *,
+    build: Callable[..., Model] = configured.model_of,
+    **options: Any,
+) -> Model:
+    """The model of a config for a problem, behind the encoder if there is one. build: what makes it of
+    the config, which takes `options` too."""
+    net = build(
+        config,
+        input_size=problem.inputs if encoder is None else encoder.size,
+        output_size=problem.outputs,
+        real=problem.vectors,
+        **options,
+    )
+    return net if encoder is None else stack.encoded(net, encoder)
 
 
 def make_task(
@@ -291,44 +247,23 @@ def make_task(
     """
     _check(config, problem)
     given = drawn(config, problem) if source is None else source
-    sizes: dict[str, Any] = {"input_size": problem.inputs, "output_size": problem.outputs}
-    sizes["real"] = problem.vectors
-    if encoder is not None:
-        if encoder.places:  # a map, and no vector
-            raise UsageError(f"encoder.features must be at least 1, got {config.encoder.features}")
-        sizes["input_size"] = encoder.size
-
-    def built(of: Callable[..., Model], **options: Any) -> Model:
-        net = of(config, **sizes, **options)
-        return net if encoder is None else stack.encoded(net, encoder)
-
-    net = built(configured.model_of)
-    measure, answer = _reader(built(configured.model_to_read), problem.real, problem.more)
-    known = _known(problem.real, problem.more)
+    if encoder is not None and encoder.places:  # a map, and no vector
+        raise UsageError(f"encoder.features must be at least 1, got {config.encoder.features}")
+    metrics = problem.metrics
+    net = network(config, problem, encoder)
+    read = measuring.reader(
+        network(config, problem, encoder, build=configured.model_to_read),
+        problem.real,
+        problem.more,
+    )
 
     def loss_of(values: dict[str, Any]) -> Callable[..., Any]:
-        own = built(configured.model_of, values=values)
-
-        def loss(
-            params: Params, carry: Any, batch: Batch, key: Array | None, taps: Any = None
-        ) -> tuple[Any, Any]:
-            outputs = _outputs(own, params, batch, key=key, taps=taps)
-            targets = _targets(batch, outputs)
-            return carry, tokens.sums(("loss",), outputs, targets, batch["weights"], known)
-
-        return loss
-
-    def losses(outputs: Array, batch: Batch) -> tuple[Array, Array]:
-        weights = jnp.asarray(batch["weights"])
-        values = known["loss"](outputs, _targets(batch, outputs))
-        return jnp.where(weights, values, jnp.zeros_like(values)), weights.astype(values.dtype)
+        own = network(config, problem, encoder, values=values)
+        return functools.partial(measuring.loss, own, metrics)
 
     def measured(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
-        totals = {name: np.zeros(2) for name in (*known, "error")}
-        for batch in batches:
-            for name, pair in measure(params, batch).items():
-                totals[name] += np.array([float(v) for v in pair])
-        return {name: float(total / count) for name, (total, count) in totals.items()}
+        found = (read.measure(params, batch) for batch in batches)
+        return tokens.means(found, names=(*metrics, "error"))
 
     def evaluate(params: Params) -> dict[str, float]:
         return {**measured(params, given.valid()), "baseline_loss": problem.baseline[1]}
@@ -341,96 +276,50 @@ def make_task(
 
     def show(params: Params, step: int) -> str:
         batch = given.example(step)
-        return told(problem, batch, np.asarray(answer(params, batch)), most=config.sample.steps)
+        outputs = np.asarray(read.outputs(params, batch))
+        return described(problem, batch, outputs, most=config.sample.steps)
 
     def pictures(params: Params, folder: Path) -> list[Path]:
         assert draw is not None
-        return draw(lambda batch: np.asarray(answer(params, batch)), folder)
+        return draw(lambda batch: np.asarray(read.outputs(params, batch)), folder)
 
-    drawing = None if draw is None else pictures
-
-    def facts() -> dict[str, Any]:
-        name, value = problem.baseline
-        shortest, window = config.data.shortest, config.train.window
-        return {
-            "task": config.task,
-            "length": f"{shortest} to {window}" if shortest else window,
-            "inputs": f"{problem.inputs} {'numbers a step' if problem.vectors else 'symbols'}",
-            "outputs": f"{problem.outputs} {'numbers' if problem.real else 'classes'}",
-            "baseline": f"{value:.6g} ({name})",
-            **problem.facts,
-            **given.facts(),
-        }
-
-    return Task(
+    return assemble(
+        config,
         init=net.init,
         carry=lambda: (),
         batch=given.train,
-        loss=loss_of({}),
+        loss_of=loss_of,
         evaluate=evaluate,
         finish=finish,
         show=show,
         layers=net.layers,
         keep=lambda folder: None,
-        facts=facts,
-        fingerprint={"task": config.task, "cell": config.model.cell, **dict(net.layers)},
+        facts=lambda: {**_facts(config, problem), **problem.facts, **given.facts()},
         unit=problem.unit,
-        initial=tuple(f"model.{key}" for key in configured.INITIAL),
-        rates=tuple(f"model.{key}" for key in configured.RATES),
-        loss_of=loss_of,
-        probe=Probe(net, _inputs, losses),
+        probe=Probe(net, measuring.inputs_of, functools.partial(measuring.losses, metrics)),
         measure="squared error" if problem.real else "nats",
         baseline=problem.baseline,
-        draw=drawing,
+        draw=None if draw is None else pictures,
     )
 
 
-# ---- tasks that differ in little
-
-
-def recall(
-    config: Config, *, facts: dict[str, Any], count: int, symbols: int, cue: int, names: str
-) -> Task:
-    """The task whose sequences are those of `recalled`. names: of the symbols, one character each.
-
-    Without memory one says nothing, and at the end one of the symbols by chance.
-    """
-    problem = Problem(
-        inputs=symbols + 2,
-        outputs=symbols + 1,
-        draw=lambda *how: recalled(*how, count=count, symbols=symbols, cue=cue),
-        baseline=("no memory", count * math.log(symbols) / mean_length(config)),
-        unit="target",
-        facts=facts,
-        least=2 * count + 1,
-        names=tuple(names),
-        classes=tuple(names),
-    )
-    return make_task(config, problem)
-
-
-def of_pair(config: Config, *, answer: Callable[[np.ndarray], np.ndarray], variance: float) -> Task:
-    """The task whose sequences are those of `marked_pair`. variance: of the answer, the squared error
-    of whoever always says its mean."""
-    problem = Problem(
-        inputs=2,
-        outputs=1,
-        vectors=True,
-        real=True,
-        draw=lambda *how: marked_pair(*how, answer=answer),
-        baseline=("always the mean", variance),
-        unit="sequence",
-        facts=options(config),
-        least=2,
-        tell=told_pair,
-    )
-    return make_task(config, problem)
+def _facts(config: Config, problem: Problem) -> dict[str, Any]:
+    """What run.json records of every problem."""
+    name, value = problem.baseline
+    shortest, window = config.data.shortest, config.train.window
+    return {
+        "task": config.task,
+        "length": f"{shortest} to {window}" if shortest else window,
+        "inputs": f"{problem.inputs} {'numbers a step' if problem.vectors else 'symbols'}",
+        "outputs": f"{problem.outputs} {'numbers' if problem.real else 'classes'}",
+        "baseline": f"{value:.6g} ({name})",
+    }
 
 
 # ---- for a person
 
 
-def told(problem: Problem, batch: Batch, outputs: np.ndarray, *, most: int) -> str:
+def described(problem: Problem, batch: Batch, outputs: np.ndarray, *, most: int) -> str:
     """The one sequence of a batch, what its answer is and what the model's: [T, 1, V] outputs. Of
     more than `most` steps both ends are shown."""
     length = int(batch["lengths"][0]) if "lengths" in batch else len(batch["inputs"])
@@ -465,9 +354,3 @@ def _row(words: list[str], most: int) -> str:
     if len(words) <= most:
         return gap.join(words)
     return f"{gap.join(words[:half])} ... {gap.join(words[len(words) - half :])}"
-
-
-def told_pair(inputs: np.ndarray) -> str:
-    """Of the inputs [T, 2] of `marked_pair`, the marked numbers."""
-    found = [f"{inputs[t, 0]:.4f} at {t}" for t in np.flatnonzero(inputs[:, 1])]
-    return f"marked {' and '.join(found)} of {len(inputs)}"

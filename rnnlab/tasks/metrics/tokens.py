@@ -4,9 +4,10 @@ adding it to TOKEN_METRICS, or to REAL_METRICS where outputs are real values. Th
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rnnlab.types import Array
@@ -33,6 +34,7 @@ def closeness(outputs: Array, targets: Array) -> Array:
 
 
 Metrics = dict[str, Callable[[Array, Array], Array]]
+Sums = dict[str, tuple[Array, Array]]  # metric -> (sum, count)
 TOLERANCE = 0.04  # Hochreiter and Schmidhuber 1997, experiments 4 and 5
 TOKEN_METRICS: Metrics = {"loss": cross_entropy, "accuracy": accuracy}
 REAL_METRICS: Metrics = {"loss": squared_error, "accuracy": closeness}
@@ -44,7 +46,7 @@ def sums(
     targets: Array,
     weights: Array | None = None,
     known: Metrics = TOKEN_METRICS,
-) -> dict[str, tuple[Array, Array]]:
+) -> Sums:
     """metric -> (sum, count) over the tokens whose weight is True (all, if weights is None).
 
     known: the metrics that have these names; targets are int [T, B], for REAL_METRICS [T, B, D].
@@ -67,6 +69,16 @@ def sums(
             values = jnp.where(weights, values, jnp.zeros((), values.dtype))
         result[name] = (values.sum(), count)
     return result
+
+
+def means(found: Iterable[Sums], names: Iterable[str] = ()) -> dict[str, float]:
+    """metric -> its mean over all batches, whose sums are added in float64. names: the metrics in their
+    order; without them all, as the first batch has them."""
+    totals = {name: np.zeros(2) for name in names}
+    for sums_of_batch in found:
+        for name, pair in sums_of_batch.items():
+            totals[name] = totals.get(name, np.zeros(2)) + np.array([float(v) for v in pair])
+    return {name: float(total / count) for name, (total, count) in totals.items()}
 
 
 def sequence_error(right: Array, weights: Array) -> tuple[Array, Array]:

@@ -1,14 +1,14 @@
 """Tracking in video: the box of one object in every frame, many-to-many in step.
 
-data.name "crossings": drawn videos of data.size x data.size pixels (`rnnlab.data.moving.crossings`). Two
-objects turn, bounce off the sides, cross and pass behind a bar that is wider than they are. A mark, the
-second channel, fills the target's box in the first frame and is never seen again. The answer at every
-step, the hidden ones too, is the target's box (cx, cy, w, h) as shares of the side, each coordinate
-counted from its mean in units of its spread, so that sizes, which differ less than places, count as
-much; the loss is its squared error. Metrics are the mean IoU over all steps, and on videos that only the
-end sees: test_iou; hidden_iou, over the steps in which less than half of the target can be seen (HIDDEN);
-and covered_iou, over those in which less than a tenth can (COVERED). Of 16 frames about half are hidden
-and a quarter covered. The facts say what the same steps give who
+data.name "crossings": drawn videos of data.size x data.size pixels (`crossings`). Two objects turn, bounce
+off the sides, cross and pass behind a bar that is wider than they are. A mark, the second channel, fills
+the target's box in the first frame and is never seen again. The answer at every step, the hidden ones
+too, is the target's box (cx, cy, w, h) as shares of the side, each coordinate counted from its mean in
+units of its spread, so that sizes, which differ less than places, count as much; the loss is its squared
+error. Metrics are the mean IoU over all steps, and on videos that only the end sees: test_iou;
+hidden_iou, over the steps in which less than half of the target can be seen (HIDDEN); and covered_iou,
+over those in which less than a tenth can (COVERED). Of 16 frames about half are hidden and a quarter
+covered. The facts say what the same steps give who
 
 - always says the mean box (the baseline of the loss, which is 1 by the choice of units),
 - keeps the last box that was seen,

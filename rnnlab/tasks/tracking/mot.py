@@ -1,4 +1,4 @@
-"""Boxes of several objects over time: the files of the MOT challenges, and how well a tracker does.
+"""Boxes of several objects over time: the files of the MOT challenges.
 
 A file has a line for each box, `frame,id,left,top,width,height,conf,...`, in pixels (Leal-Taixe et al.
 2015, "MOTChallenge 2015"); frames count from 1. A folder of sequences has NAME/gt.txt or
@@ -8,14 +8,11 @@ NAME/gt/gt.txt, and beside it NAME/seqinfo.ini where there is one.
 import configparser
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from rnnlab.errors import UsageError
-
-LEAST = 0.5  # the IoU from which on a box counts as found, in both MOTA and IDF1
 
 
 class Boxes(NamedTuple):
@@ -25,22 +22,6 @@ class Boxes(NamedTuple):
     frames: np.ndarray  # int [N], from 1 on
     ids: np.ndarray  # int [N]
     boxes: np.ndarray  # float [N, 4]: (cx, cy, w, h), in pixels
-
-
-def iou(first: Any, second: Any) -> Any:
-    """Intersection over union of boxes [..., 4], (cx, cy, w, h): [...], of NumPy's or JAX's arrays. A
-    negative width or height counts as 0, and so does the IoU of two boxes without area."""
-    a, b = first[..., 2:].clip(0), second[..., 2:].clip(0)
-    away = abs(first[..., :2] - second[..., :2])
-    most = (a + b) / 2 - away  # of the intersection's sides: of overlapping ends,
-    least = (a + b - abs(a - b)) / 2  # or of one side within the other
-    side = ((most + least - abs(most - least)) / 2).clip(0)
-    common = side[..., 0] * side[..., 1]
-    whole = a[..., 0] * a[..., 1] + b[..., 0] * b[..., 1] - common
-    return common / (whole + (whole <= 0))
-
-
-# ---- files
 
 
 def read(path: Path, *, name: str, size: tuple[int, int] | None, truth: bool) -> Boxes:
@@ -161,99 +142,3 @@ def tracks(found: Boxes) -> list[Track]:
             boxes = found.boxes[places[part]]
             made.append(Track(found.name, int(which), int(frames[part[0]]), boxes))
     return made
-
-
-# ---- how well a tracker does
-
-
-class Clear(NamedTuple):
-    """What CLEAR MOT counts (Bernardin and Stiefelhagen 2008); of several sequences, add it up."""
-
-    boxes: int  # of the ground truth
-    misses: int
-    false_positives: int
-    switches: int  # of identity
-    overlap: float  # the IoU of what was found, summed
-
-    @property
-    def mota(self) -> float:
-        """Multiple object tracking accuracy, 1 at best and without lower bound (equation 2)."""
-        return 1 - (self.misses + self.false_positives + self.switches) / self.boxes
-
-    @property
-    def motp(self) -> float:
-        """The mean IoU of what was found; nan where nothing was."""
-        matches = self.boxes - self.misses
-        return self.overlap / matches if matches else math.nan
-
-
-class Identity(NamedTuple):
-    """What IDF1 counts (Ristani et al. 2016); of several sequences, add it up."""
-
-    true: int  # boxes found under their identity, IDTP
-    boxes: int  # of the ground truth
-    found: int  # of the tracker
-
-    @property
-    def idf1(self) -> float:
-        """2 IDTP / (2 IDTP + IDFP + IDFN) (equation 11)."""
-        return 2 * self.true / (self.boxes + self.found)
-
-
-def _frames(truth: Boxes, found: Boxes) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each frame (ids, the tracker's ids, IoU [ids, tracker's])."""
-    made = []
-    for frame in np.union1d(truth.frames, found.frames):
-        a, b = truth.frames == frame, found.frames == frame
-        made.append(
-            (truth.ids[a], found.ids[b], iou(truth.boxes[a][:, None], found.boxes[b][None]))
-        )
-    return made
-
-
-def clear(truth: Boxes, found: Boxes, *, least: float) -> Clear:
-    """CLEAR MOT of a tracker's boxes. What matched before goes on to match while its IoU is at least
-    `least`; the others are assigned by the highest sum of IoU, of as many as can be. A switch: an
-    object is found under another id than the last time, however long ago that was."""
-    misses = false_positives = switches = 0
-    overlap = 0.0
-    last: dict[int, int] = {}  # id -> the tracker's
-    for ids, theirs, values in _frames(truth, found):
-        matched: list[tuple[int, int]] = []
-        place = {int(which): column for column, which in enumerate(theirs)}
-        for row, which in enumerate(ids):
-            before = last.get(int(which))
-            column = None if before is None else place.get(before)
-            if column is None or values[row, column] < least:
-                continue
-            # Two objects may have had this id, at different times: the first keeps it.
-            if all(column != other for _, other in matched):
-                matched.append((row, column))
-        rows = [row for row in range(len(ids)) if all(row != r for r, _ in matched)]
-        columns = [c for c in range(len(theirs)) if all(c != other for _, other in matched)]
-        rest = values[np.ix_(rows, columns)]
-        good = rest >= least
-        for r, c in zip(*linear_sum_assignment(-np.where(good, 1e3 + rest, 0.0)), strict=True):
-            if good[r, c]:
-                matched.append((rows[r], columns[c]))
-        for row, column in matched:
-            which, their = int(ids[row]), int(theirs[column])
-            switches += last.get(which, their) != their
-            last[which] = their
-            overlap += float(values[row, column])
-        misses += len(ids) - len(matched)
-        false_positives += len(theirs) - len(matched)
-    return Clear(len(truth.ids), misses, false_positives, switches, overlap)
-
-
-def identity(truth: Boxes, found: Boxes, *, least: float) -> Identity:
-    """IDF1 of a tracker's boxes: each object has at most one of the tracker's ids over all frames, and
-    these are assigned so that as many boxes as can be have an IoU of at least `least`."""
-    ours, theirs = np.unique(truth.ids), np.unique(found.ids)
-    common = np.zeros((len(ours), len(theirs)))
-    for ids, other, values in _frames(truth, found):
-        common[np.ix_(np.searchsorted(ours, ids), np.searchsorted(theirs, other))] += (
-            values >= least
-        )
-    best = linear_sum_assignment(-common)
-    return Identity(int(common[best].sum()), len(truth.ids), len(found.ids))

@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 
-from rnnlab.data import moving
 from rnnlab.data.draws import TRAIN, Random
-from rnnlab.tasks.actions import task
+from rnnlab.tasks.actions import motions, one_frame
 
 SIDE, TIME = 16, 12
-PLACE = {name: number for number, name in enumerate(moving.MOTIONS)}
+PLACE = {name: number for number, name in enumerate(motions.MOTIONS)}
 
 
 @pytest.fixture(scope="module")
 def clips():
     lengths = np.full(3000, TIME)
-    return moving.motions(Random(0, TRAIN, 0), lengths, TIME, SIDE)
+    return motions.draw(Random(0, TRAIN, 0), lengths, TIME, SIDE)
 
 
 def angles(frames):
@@ -47,7 +46,7 @@ def test_objects_move_as_their_class_says(clips):
 
 
 def test_classes_are_equally_frequent(clips):
-    counts = np.bincount(clips[1], minlength=len(moving.MOTIONS))
+    counts = np.bincount(clips[1], minlength=len(motions.MOTIONS))
     assert abs(counts - 300).max() < 4.5 * np.sqrt(300 * 0.9)
 
 
@@ -57,12 +56,12 @@ def test_one_frame_says_nothing_of_the_class(clips, t):
     frame = frames[t]
     known, asked = slice(0, 2000), slice(2000, None)
     split = (frame[known], classes[known]), (frame[asked], classes[asked])
-    share = task.one_frame(*split, len(moving.MOTIONS))
+    share = one_frame.accuracy(*split, len(motions.MOTIONS))
     assert abs(share - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 1000)
     # Of each class the mean frame is the same, and so is how much ink there is and how it is spread.
     pixels = frame[..., 0].reshape(len(frame), -1) / 255.0
     for value in (*pixels.T[::17], pixels.sum(1), (pixels**2).sum(1), pixels.max(1)):
-        groups = [value[classes == name] for name in range(len(moving.MOTIONS))]
+        groups = [value[classes == name] for name in range(len(motions.MOTIONS))]
         spread = value.std() / np.sqrt([len(group) for group in groups])
         assert (
             abs(np.array([group.mean() for group in groups]) - value.mean()) < 4.5 * spread
@@ -75,26 +74,12 @@ def test_two_frames_do_say_something(clips):
     steps = angles(frames)[0][4:6]
     step = (np.diff(steps, axis=0)[0] + np.pi) % (2 * np.pi) - np.pi
     split = (step[:2000], classes[:2000]), (step[2000:], classes[2000:])
-    assert task.one_frame(*split, len(moving.MOTIONS)) > 0.35
+    assert one_frame.accuracy(*split, len(motions.MOTIONS)) > 0.35
 
 
 def test_a_clip_ends_in_black():
     lengths = np.array([3, 8, 5])
-    frames, _ = moving.motions(Random(1, TRAIN, 0), lengths, 8, SIDE)
+    frames, _ = motions.draw(Random(1, TRAIN, 0), lengths, 8, SIDE)
     assert frames.shape == (8, 3, SIDE, SIDE, 1)
     assert frames.dtype == np.uint8
     assert (frames.max((2, 3, 4)) > 0).sum(0).tolist() == lengths.tolist()
-
-
-def test_what_leaves_a_torus_on_one_side_comes_back_on_the_other():
-    sizes = np.full((1, 1), 7.0)
-    looks = np.array([4])
-
-    def ink(y, x):
-        return moving.rendered(looks, np.array([[[y, x]]]), sizes, SIDE, torus=True)[0, 0]
-
-    np.testing.assert_allclose(np.roll(ink(8.5, 8.5), (9, -7), (0, 1)), ink(1.5, 1.5), atol=1e-12)
-    # At a size of 7 and on a pixel's centre, a cell is a pixel.
-    np.testing.assert_allclose(ink(8.5, 8.5)[5:12, 5:12], moving.LOOKS[4], atol=1e-12)
-    halfway = (ink(8.5, 8.5) + ink(8.5, 9.5)) / 2
-    np.testing.assert_allclose(ink(8.5, 9.0), halfway, atol=1e-12)
