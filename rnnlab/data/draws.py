@@ -6,7 +6,9 @@ import numpy as np
 
 from rnnlab.errors import UsageError
 
-# What random numbers are for; `rnnlab.tasks.language_model.batches` has 0 to 3.
+# What random numbers are for: no two purposes share a sequence. Of batches of text:
+SHIFT, WINDOWS, HELD_OUT, FORGET = range(4)
+# of all other tasks:
 TRAIN, EVALUATE, LONGER, SHOW, ORDER, PIXELS, TEST, OWN = range(16, 24)
 
 

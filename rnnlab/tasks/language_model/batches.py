@@ -16,13 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from rnnlab.data import draws
 from rnnlab.errors import UsageError
 from rnnlab.run import machine
 
 Batch = dict[str, Any]  # of arrays
-
-# What a random number is for: no two purposes share a sequence.
-_SHIFT, _WINDOWS, _HELD_OUT, _FORGET = range(4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +125,9 @@ def stream_batches(
 
     def place(step: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, index = divmod(step, steps)
-        offset = int(_random(seed, _SHIFT, epoch, 1, window)[0]) if shift else 0
+        offset = int(_random(seed, draws.SHIFT, epoch, 1, window)[0]) if shift else 0
         stride = (len(tokens) - 1 - offset) // batch_size
-        fresh = _random(seed, _FORGET, step, batch_size, 1 << 32) < forget * (1 << 32)
+        fresh = _random(seed, draws.FORGET, step, batch_size, 1 << 32) < forget * (1 << 32)
         return offset + np.arange(batch_size) * stride + index * window, fresh | (index == 0)
 
     return Batches(steps, tokens, window, place)
@@ -146,7 +144,7 @@ def window_batches(tokens: np.ndarray, *, batch_size: int, window: int, seed: in
     _fits(tokens, window, "the training text", "train.window")
 
     def place(step: int) -> tuple[np.ndarray, np.ndarray]:
-        starts = _random(seed, _WINDOWS, step, batch_size, len(tokens) - window)
+        starts = _random(seed, draws.WINDOWS, step, batch_size, len(tokens) - window)
         return starts, np.ones(batch_size, bool)
 
     return Batches(max(1, (len(tokens) - 1) // (batch_size * window)), tokens, window, place)
@@ -195,7 +193,7 @@ def random_windows(tokens: np.ndarray, *, count: int, window: int, seed: int) ->
             f"{count} random windows of {window} take {least / 2**30:,.1f} GiB of memory, and "
             f"{there / 2**30:,.1f} GiB are there: lower eval.random_windows or eval.random_window"
         )
-    return _cut(tokens, _random(seed, _HELD_OUT, 0, count, len(tokens) - window), window)
+    return _cut(tokens, _random(seed, draws.HELD_OUT, 0, count, len(tokens) - window), window)
 
 
 def _cut(tokens: np.ndarray, starts: np.ndarray, window: int) -> Batch:
