@@ -84,6 +84,18 @@ COMBINATIONS = {
 }
 
 
+GIVEN = cells.get("gru", hidden=3, precision="bf16")
+
+
+def test_a_cell_may_be_given_in_place_of_its_name():
+    named = make(cell="gru", hidden=3, precision="bf16")
+    given = make(cell=GIVEN, hidden=None)
+    assert given.cell is GIVEN
+    params, x = values(named), tokens()
+    assert given.layers == named.layers
+    same(run(given, params, x), run(named, params, x))
+
+
 def by_hand(options, params, carry, x):
     """(carry, outputs) put together from single unrolls; backward ones run over the flipped input."""
     cell = cells.get(options.get("cell", "lstm"), hidden=H)
@@ -588,6 +600,10 @@ def test_products_in_bfloat16_are_near_and_sums_stay():
         ({"precision": "bf61"}, "unknown precision 'bf61': did you mean 'bf16'"),
         ({"cell_options": {"precision": "bf16"}}, "set model.precision"),
         ({"cell_options": {"hidden": 7}}, "model.hidden"),
+        ({"hidden": None}, "cell 'lstm' needs the option 'hidden'"),
+        ({"cell": GIVEN, "hidden": 7}, "'gru' is made already, with 3 units"),
+        ({"cell": GIVEN, "hidden": None, "preset": "torch"}, "'gru' is made already"),
+        ({"cell": GIVEN, "hidden": None, "precision": "tf32"}, "in precision 'bf16', not 'tf32'"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(options, message):
