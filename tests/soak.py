@@ -19,8 +19,10 @@ import jax
 import numpy as np
 
 from rnnlab.run import config, process
-from rnnlab.train import parallel, train
-from rnnlab.train import step as stepping
+from rnnlab.train import parallel
+from rnnlab.train.from_config import build
+from rnnlab.train.state import configured_state
+from rnnlab.train.step import make_train_step
 
 BLOCK_EVERY = 4  # steps; between two blocks the devices run ahead of each other
 PATIENCE = 300.0  # seconds
@@ -44,9 +46,9 @@ def soak(*, steps: int, layers: int, hidden: int, batch: int, window: int, devic
             "optim.warmup_steps=0",
         ]
         settings = config.load(str(default), changes)
-        task, optimiser = train.build(settings)
-        state = parallel.place(split, train.initial(settings, task, optimiser))
-        step = stepping.make(
+        task, optimiser = build(settings)
+        state = parallel.place(split, configured_state(settings, task, optimiser))
+        step = make_train_step(
             task,
             optimiser,
             average_decay=settings.optim.ema,

@@ -28,7 +28,10 @@ from rnnlab.data import cache
 from rnnlab.errors import CheckpointError
 from rnnlab.recurrence.unrolling import unroll
 from rnnlab.run import checkpoint, machine, process
-from rnnlab.train import parallel, train
+from rnnlab.train import parallel
+from rnnlab.train.from_config import build, device_request
+from rnnlab.train.single import Single
+from rnnlab.train.state import configured_state
 from rnnlab.types import Array, Cell, Config
 
 PACKAGES = (
@@ -111,7 +114,7 @@ def examine(config: Config, say: Callable[[str], None]) -> list[str]:
 def facts(config: Config) -> dict[str, list[tuple[str, str]]]:
     """Title -> rows of (name, value) of what there is; see `examine`."""
     environment = ("NPROC", "XLA_FLAGS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "JAX_PLATFORMS")
-    split = parallel.choose(**train.wished(config))
+    split = parallel.choose(**device_request(config))
     return {
         "versions": [
             ("python", f"{platform.python_version()} on {platform.platform()}"),
@@ -318,8 +321,8 @@ def _restored(root: Path, template: Any, told: list[str] | None = None) -> Any:
 def check_equal_bits(config: Config) -> tuple[str, str]:
     """(what was found, what is wrong): the run of the config twice, and once stopped, saved and
     restored at half of its steps."""
-    task, optimiser = train.build(config)
-    crew = train.Single(config, task, optimiser, lambda: None)
+    task, optimiser = build(config)
+    crew = Single(config, task, optimiser, lambda: None)
 
     def taken(state: Any, first: int, last: int) -> Any:
         state = jax.tree.map(jnp.copy, state)  # a step takes it away
@@ -328,7 +331,7 @@ def check_equal_bits(config: Config) -> tuple[str, str]:
             _, done = crew.advance(done, last)
         return crew.state(0)
 
-    start = train.initial(config, task, optimiser)
+    start = configured_state(config, task, optimiser)
     one, other = taken(start, 0, STEPS), taken(start, 0, STEPS)
     half = taken(start, 0, STEPS // 2)
     with tempfile.TemporaryDirectory() as name:

@@ -90,11 +90,12 @@ def run_doctor(call: Call) -> int:
     from rnnlab.bench import doctor
     from rnnlab.run import config
     from rnnlab.run.display import say
-    from rnnlab.train import parallel, train
+    from rnnlab.train import parallel
+    from rnnlab.train.from_config import device_request
 
     default = call.program.root / "experiments" / "default.py"
     settings = config.load(str(default), [*doctor.TRIAL])
-    process.make_devices(parallel.host_devices(**train.wished(settings)))
+    process.make_devices(parallel.host_devices(**device_request(settings)))
     problems = doctor.examine(settings, say)
     if problems:
         print(f"rnnlab: not all is well: {'; '.join(problems)}", file=sys.stderr)

@@ -15,9 +15,10 @@ import numpy as np
 from rnnlab.errors import UsageError
 from rnnlab.recurrence import taps
 from rnnlab.run.files import read_rows
-from rnnlab.train import optim, train
-from rnnlab.train import step as stepping
-from rnnlab.train.record import initial
+from rnnlab.train import optim
+from rnnlab.train.from_config import build, build_optimiser
+from rnnlab.train.saved import open_run
+from rnnlab.train.state import configured_state, eval_params
 from rnnlab.types import Config, Params, Probe, Task
 
 ROWS = 32  # of a batch that are looked at
@@ -92,10 +93,10 @@ def of_run(workdir: Path, which: str, window: int, warn: Callable[[str], None]) 
     window: 0 for LONGER windows of training where the task carries its state from one to the next and
         its data are long enough, and else for one.
 
-    Raises what `train.open_run` raises; UsageError for a window that does not fit, or a task without a
+    Raises what `open_run` raises; UsageError for a window that does not fit, or a task without a
     recurrent model that can be looked into.
     """
-    run = train.open_run(workdir, which, warn)
+    run = open_run(workdir, which, warn)
     title = f"{workdir.resolve().name}, step {run.meta['step']}"
     rows = read_rows(workdir / "metrics.jsonl")
     path = workdir / "diagnosis.jsonl"
@@ -106,16 +107,16 @@ def of_run(workdir: Path, which: str, window: int, warn: Callable[[str], None]) 
 
 def of_config(config: Config, name: str, window: int) -> Subject:
     """The model of a config at initialisation. window, and what is raised: as for `of_run`."""
-    trained, optimiser = train.build(config)
-    params = stepping.served(initial(config, trained, optimiser))
+    trained, optimiser = build(config)
+    params = eval_params(configured_state(config, trained, optimiser))
     task, title = _over_window(config, trained, window, None), f"{name} at initialisation"
     return _subject(config, task, trained, params, title, False, [], [])
 
 
 def untrained(subject: Subject) -> Subject:
     """The same at its initial parameters."""
-    optimiser = train.optimiser_of(subject.config, {})
-    params = stepping.served(initial(subject.config, subject.trained, optimiser))
+    optimiser = build_optimiser(subject.config, {})
+    params = eval_params(configured_state(subject.config, subject.trained, optimiser))
     carry, batch = warm_up(subject.task, params)
     return subject._replace(params=params, carry=carry, batch=batch)
 
@@ -140,7 +141,7 @@ def _over_window(config: Config, task: Task, window: int, kept: Path | None) -> 
         if config.model.path == "cudnn":
             other.model.path = "auto"
     try:
-        made, _ = train.build(other, kept)
+        made, _ = build(other, kept)
         made.batch(0)
     except UsageError:
         if window:

@@ -55,7 +55,7 @@ def train_members(
         with signals.deferred() as caught:
             for rung in rungs(sweep):
                 for group in checked:
-                    with memory.told(group.members[0].config):
+                    with memory.explained(group.members[0].config):
                         going_on = without_stopped(sweep, group)
                         vmapped.train_group(sweep, going_on, rung, say, caught)
                     # In a last step, or after it, a signal has stopped nothing yet.

@@ -19,7 +19,8 @@ from rnnlab.run import config as configuration
 from rnnlab.run.display import warn
 from rnnlab.run.files import read_json, write_json
 from rnnlab.sweep import population
-from rnnlab.train import train
+from rnnlab.train.from_config import build
+from rnnlab.train.saved import mended_config, saved_config
 from rnnlab.types import Config, Task
 
 
@@ -110,7 +111,7 @@ def group_members(members: Iterable[Member]) -> list[Group]:
     found: dict[Any, list[tuple[Member, Task]]] = {}
     for member in members:
         try:
-            task, _ = train.build(member.config)
+            task, _ = build(member.config)
         except UsageError as error:
             raise UsageError(f"member {member.name}: {error}") from error
         key = population.signature(member.config, task)
@@ -191,7 +192,7 @@ def _agree(path: Path, members: tuple[Member, ...]) -> bool:
         return False
     except UsageError as error:
         for member in members:
-            saved = train.saved_config(path.parent / "members" / member.name)
+            saved = saved_config(path.parent / "members" / member.name)
             if saved is None or configuration.difference(saved, member.config):
                 raise
         warn(f"{error}: it is written anew, for the same members")
@@ -205,7 +206,7 @@ def open_sweep(folder: Path) -> Sweep:
         raise UsageError(f"{folder} holds no sweep: there is no sweep.json in it")
     members, kept = [], read_json(path)
     for row in kept["members"]:
-        config = train.mended_config(folder / "members" / row["name"], warn)
+        config = mended_config(folder / "members" / row["name"], warn)
         if config is None:
             raise UsageError(f"{folder} is damaged: {row['name']} has no config.json")
         changes = {key: configuration.flat(config)[key] for key in row["changes"]}

@@ -27,10 +27,12 @@ from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
 from rnnlab.run import machine
 from rnnlab.run.display import Display
-from rnnlab.train import optim, train
-from rnnlab.train import step as stepping
+from rnnlab.train import optim
 from rnnlab.train import watch as seen
-from rnnlab.train.record import Record, initial
+from rnnlab.train.from_config import build_optimiser
+from rnnlab.train.record import Record
+from rnnlab.train.state import TrainState, configured_state, eval_params
+from rnnlab.train.step import TrainStep
 from rnnlab.types import Config, Params, Task
 
 AXIS = "members"
@@ -66,7 +68,7 @@ def varied(configs: Sequence[Config], task: Task) -> dict[str, np.ndarray]:
 
 
 class Population:
-    """The members of one program; see `train.loop`, whose crew it is.
+    """The members of one program; a `rnnlab.train.loop.Crew`.
 
     configs, tasks: of the N members, alike by `signature`. devices: of one host. signal: asked after
         each step for the signal that has come. mapped: "vmap" or "loop"; None for what suits them.
@@ -122,9 +124,9 @@ class Population:
         config, task = self.configs[0], self.tasks[0]
         rates = {key: value for key, value in values.items() if key in task.rates}
         chosen = {key: values[key] for key in OPTIMISER if key in values}
-        pure = stepping.programs(
+        pure = TrainStep(
             task.loss_of(rates) if rates else task.loss,
-            train.optimiser_of(config, {k.removeprefix("optim."): v for k, v in chosen.items()}),
+            build_optimiser(config, {k.removeprefix("optim."): v for k, v in chosen.items()}),
             average_decay=values.get(AVERAGE, config.optim.ema),
             reduction=config.optim.reduction,
             log_every=config.train.log_every,
@@ -146,7 +148,7 @@ class Population:
         """Compile the program; the bytes that it takes, of all devices together."""
         self.compiled, size = self._compiled("")
         if self.every:
-            self.watched, other = self._compiled(seen.watched(self.configs[0].diagnose))
+            self.watched, other = self._compiled(seen.wanted(self.configs[0].diagnose))
             size = max(size, other)
         return size
 
@@ -175,9 +177,9 @@ class Population:
         each = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
         return compiled, each * len(self.devices)
 
-    def _initial(self, index: int) -> stepping.TrainState:
+    def _initial(self, index: int) -> TrainState:
         config = self.configs[index]
-        return initial(config, self.tasks[index], train.optimiser_of(config, {}))
+        return configured_state(config, self.tasks[index], build_optimiser(config, {}))
 
     # The crew
 
@@ -185,7 +187,6 @@ class Population:
         """Take the states over from the records; a slot whose record is None is frozen."""
         self.records, self.display = list(records), display
         self.told = time.monotonic()
-        self.alive = [i for i, record in enumerate(records) if record is not None]
         states = []
         for index, record in enumerate(records):
             if record is None:
@@ -211,7 +212,7 @@ class Population:
         return report, done + 1
 
     def reports(self, report: Any) -> list[dict[str, float]]:
-        """See `train.Single`."""
+        """See `loop.Crew`."""
         rows = {name: np.asarray(v) for name, v in report.items() if name not in ("seen", "skips")}
         return [
             {name: float(values[i]) for name, values in rows.items()}
@@ -219,26 +220,26 @@ class Population:
         ]
 
     def seen(self, report: Any) -> list[Any]:
-        """See `train.Single`."""
+        """See `loop.Crew`."""
         found = jax.tree.map(np.asarray, report["seen"])
         return [jax.tree.map(lambda a, i=i: a[i], found) for i in range(len(self.configs))]
 
     def caught(self, report: Any) -> int | None:
-        """See `train.Single`."""
+        """See `loop.Crew`."""
         return self.signal()
 
-    def state(self, index: int) -> stepping.TrainState:
-        """See `train.Single`."""
+    def state(self, index: int) -> TrainState:
+        """See `loop.Crew`."""
         if self.host is None:
             self.host = jax.tree.map(np.asarray, _split(self.current))
         return _joined(jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), self.host))
 
     def params(self, index: int) -> Params:
-        """See `train.Single`."""
-        return stepping.served(self.state(index))
+        """See `loop.Crew`."""
+        return eval_params(self.state(index))
 
     def evaluated(self, indices: list[int]) -> list[dict[str, float]]:
-        """See `train.Single`. Each device has a share of the members."""
+        """See `loop.Crew`. Each device has a share of the members."""
 
         def share(number: int) -> dict[int, dict[str, float]]:
             with jax.default_device(self.devices[number]):
@@ -253,7 +254,7 @@ class Population:
         return [found[i] for i in indices]
 
     def logged(self, rows: list[dict[str, Any]]) -> None:
-        """See `train.Single`: the members' medians, and the sum of their rates, now and then."""
+        """See `loop.Crew`: the members' medians, and the sum of their rates, now and then."""
         now = time.monotonic()
         if now < self.told + PAUSE and rows[0]["step"] < self.configs[0].train.steps:
             return
@@ -269,7 +270,7 @@ class Population:
         )
 
     def validated(self, step: int) -> None:
-        """See `train.Single`."""
+        """See `loop.Crew`."""
         there = [r for r in self.records if r is not None and r.measured_at == step]
         losses = {record.workdir.name: record.measured for record in there}
         if losses:
@@ -280,12 +281,12 @@ class Population:
             )
 
 
-def _split(state: stepping.TrainState) -> Any:
+def _split(state: TrainState) -> Any:
     """The state with its key as plain numbers."""
     return state.replace(key=jax.random.key_data(state.key))
 
 
-def _joined(state: Any) -> stepping.TrainState:
+def _joined(state: Any) -> TrainState:
     return state.replace(key=jax.random.wrap_key_data(state.key))
 
 

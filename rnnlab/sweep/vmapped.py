@@ -15,8 +15,11 @@ from rnnlab.run.folder import lock
 from rnnlab.run.signals import Received
 from rnnlab.sweep import population
 from rnnlab.sweep.members import Group, Member, Sweep, read_summary
-from rnnlab.train import memory, train
+from rnnlab.train import memory
+from rnnlab.train.from_config import build_optimiser
+from rnnlab.train.loop import run_steps
 from rnnlab.train.record import Record
+from rnnlab.train.session import introduce
 
 
 def train_group(
@@ -32,7 +35,7 @@ def train_group(
         return
     devices = jax.local_devices()[: members[0].config.parallel.devices or None]
     first = members[0].config
-    memory.check(first, group.tasks[0], train.optimiser_of(first, {}), devices[:1])
+    memory.check(first, group.tasks[0], build_optimiser(first, {}), devices[:1])
     there = population.budget(devices)
 
     def compiled(start: int) -> tuple[population.Population, int]:
@@ -95,7 +98,7 @@ def _train_program(
                 member.config,
                 path,
                 crew.tasks[number],
-                train.optimiser_of(member.config, {}),
+                build_optimiser(member.config, {}),
                 Display(config.train.steps, task.unit, silent=member.name),
                 overrides=[f"{key}={configuration.spelt(v)}" for key, v in member.changes.items()],
                 split=crew.name,
@@ -104,12 +107,12 @@ def _train_program(
                 keep=2,
             )
             records.append(stack.enter_context(record))
-        train.introduce(display, config, task, start)
+        introduce(display, config, task, start)
         display.say(f"{len(members)} members in one program over {len(crew.devices)} devices")
         crew.begin(records, display)
         command = f"python launch.py sweep --workdir={sweep.folder}"
         with contextlib.suppress(DivergedError):  # each of them has said so
-            train.loop(crew, config.train, display=display, again=command, until=until)
+            run_steps(crew, config.train, display=display, again=command, until=until)
         if until < config.train.steps:
             return
         for number, record in enumerate(records):

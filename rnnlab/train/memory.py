@@ -19,7 +19,7 @@ import numpy as np
 from rnnlab.errors import OutOfMemoryError, UsageError, exhausted, out_of_memory
 from rnnlab.run import machine
 from rnnlab.train import optim
-from rnnlab.train import step as stepping
+from rnnlab.train.state import TrainState, configured_state
 from rnnlab.types import Config, Task
 
 MARGIN = 1.25
@@ -40,10 +40,8 @@ def _size(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in known)
 
 
-def _state(config: Config, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
-    average = config.optim.ema > 0
-    start = stepping.start
-    return jax.eval_shape(lambda: start(task, optimiser, seed=0, average=average))
+def _state(config: Config, task: Task, optimiser: optim.Optimiser) -> TrainState:
+    return jax.eval_shape(lambda: configured_state(config, task, optimiser))
 
 
 def estimate(config: Config, task: Task, optimiser: optim.Optimiser) -> Need:
@@ -52,7 +50,7 @@ def estimate(config: Config, task: Task, optimiser: optim.Optimiser) -> Need:
     return Need(_size(state) + _size(state.params), _kept(task, state, task.batch(0)))
 
 
-def _kept(task: Task, state: stepping.TrainState, batch: Any) -> int:
+def _kept(task: Task, state: TrainState, batch: Any) -> int:
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), batch)
 
     def backward(params: Any, carry: Any, batch: Any, key: Any) -> Any:
@@ -150,7 +148,7 @@ def line(error: BaseException, config: Config) -> str:
 
 
 @contextlib.contextmanager
-def told(config: Config) -> Iterator[None]:
+def explained(config: Config) -> Iterator[None]:
     """Raises OutOfMemoryError, with the fields to lower, where memory runs out inside."""
     try:
         yield

@@ -14,7 +14,7 @@ from rnnlab.types import Array, Params
 CLIPS = ("global_norm", "soft", "per_layer", "value", "adaptive")
 OPTIMISERS = ("adam", "adamw", "rmsprop", "sgd", "adagrad")
 SCHEDULES = ("constant", "cosine", "linear", "step")
-# Options of `make` and `schedule` that may be JAX scalars, traced or not, which go unchecked: one
+# Options of `make_optimiser` and `schedule` that may be JAX scalars, traced or not, which go unchecked: one
 # compiled step serves every value of theirs, and `vmap` a population of them.
 TRACED = (
     "clip_norm",
@@ -215,7 +215,7 @@ def schedule(
     return lambda step: after(jnp.asarray(step, float))
 
 
-def make(
+def make_optimiser(
     *,
     name: str,
     clip: str,
@@ -268,7 +268,7 @@ def make(
     )
 
 
-_clip = clip  # `make` has an option of the same name
+_clip = clip  # `make_optimiser` has an option of the same name
 
 
 def averaged(average: Params, params: Params, step: Array, decay: float | Array) -> Params:

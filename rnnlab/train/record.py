@@ -7,37 +7,30 @@ many at once. Process 0 has all the files; the others keep count with it.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rnnlab.errors import CheckpointError, DivergedError, RnnlabError, StorageError, UsageError
 from rnnlab.recurrence import taps
 from rnnlab.run import checkpoint
-from rnnlab.run import config as configuration
+from rnnlab.run.config import to_json
 from rnnlab.run.display import Display, clock, number
 from rnnlab.run.events import Events
 from rnnlab.run.files import json_row, read_json, read_rows, write_json
 from rnnlab.run.folder import describe, unchanged
 from rnnlab.run.logs import Log
-from rnnlab.train import optim, parallel, watch
-from rnnlab.train import step as stepping
+from rnnlab.train import faults, optim, parallel
+from rnnlab.train.saved import SUMMARY, heal
+from rnnlab.train.state import LATER_LEAVES, TrainState, configured_state, tally_means
+from rnnlab.train.watch import diagnosis_row
 from rnnlab.types import Config, Params, Task
 
 LOGS = {"metrics": "metrics.jsonl", "samples": "samples.txt", "diagnosis": "diagnosis.jsonl"}
-SUMMARY = "summary.json"  # written at the end, of what the other files say
-
-
 RESUMPTIONS = 20  # that run.json describes: the last ones; it counts them all
-
-
-def initial(config: Config, task: Task, optimiser: optim.Optimiser) -> stepping.TrainState:
-    """The state of step 0."""
-    return stepping.start(task, optimiser, seed=config.seed, average=config.optim.ema > 0)
 
 
 @contextlib.contextmanager
@@ -50,30 +43,6 @@ def all_told() -> Iterator[None]:
         raise
     if parallel.agreed(0):
         raise UsageError("process 0 has given up, and says why")
-
-
-def heal(workdir: Path, warn: Callable[[str], None]) -> None:
-    """Put back each file of a run that is damaged or missing and of which a checkpoint has a copy, and
-    say so; for the holder of the run folder alone. Raises StorageError if the disk refuses."""
-    copies = None
-    held = {path.name for path in (workdir / "checkpoints").glob("*/files/*.json")}
-    for name in sorted({path.name for path in workdir.glob("[!.]*.json")} | held):
-        try:
-            read_json(workdir / name)
-        except UsageError as error:
-            if copies is None:
-                copies = checkpoint.copies(workdir / "checkpoints")
-            if name in copies:
-                write_json(workdir / name, read_json(copies[name]))
-                step = int(copies[name].parent.parent.name)
-                warn(f"{error}: it is put back as it was at step {step}")
-            elif name == SUMMARY:
-                warn(f"{error}: it is written anew")
-                (workdir / name).unlink()
-
-
-def _mean(total: float, count: float) -> float:
-    return total / count if count else math.nan  # all steps were skipped
 
 
 class Record:
@@ -108,9 +77,7 @@ class Record:
         self.primary = jax.process_index() == 0
         self.best, self.best_step = math.inf, 0
         self.measured, self.measured_at = math.nan, -1  # the last validation loss, and its step
-        self.saved_at = (
-            -1
-        )  # the last step of which there is a checkpoint, as far as it is known here
+        self.saved_at = -1  # the last step of which there is a checkpoint, as far as is known here
         self.seconds, self.started, self.began = 0.0, started, time.monotonic()
         self.rate = f"{task.unit}s_per_second"
         self.aside = 0.0  # seconds since the last logged row that were not spent on steps
@@ -122,7 +89,7 @@ class Record:
             self.best, self.best_step = float(extra["best"]), extra["best_step"]
             self.seconds, self.measured_at = extra["seconds"], extra["measured_at"]
             self.saved_at = self.start
-        self.quantities = stepping.quantities(self._state)
+        self.quantities = faults.quantities(self._state)
         self.skipped = int(self._state.skips["count"])
         self.logged_at, self.logged_time = self.start, time.monotonic()
         self.files, self.logs = contextlib.ExitStack(), dict[str, Log]()
@@ -132,8 +99,8 @@ class Record:
                 self._describe(overrides, resumed=meta is not None)
                 self._open(meta)
 
-    def _restored(self, step: int | None) -> tuple[stepping.TrainState, dict[str, Any] | None]:
-        state, meta = initial(self.config, self.task, self.optimiser), None
+    def _restored(self, step: int | None) -> tuple[TrainState, dict[str, Any] | None]:
+        state, meta = configured_state(self.config, self.task, self.optimiser), None
         if self.primary:
             checkpoint.clean(self.root)
         parallel.agreed(0)  # the others read when it is done
@@ -146,7 +113,7 @@ class Record:
                 fingerprint=self.task.fingerprint,
                 warn=self.display.warn,
                 split=self.split,
-                later=stepping.LATER,
+                later=LATER_LEAVES,
             )
         if found is not None:
             state, meta = found
@@ -168,7 +135,7 @@ class Record:
         else:
             count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
             run = {**described, "data": facts, "parameters": count}
-        write_json(self.workdir / "config.json", configuration.to_json(self.config))
+        write_json(self.workdir / "config.json", to_json(self.config))
         self.task.keep(self.workdir)
         write_json(path, run)
 
@@ -199,7 +166,7 @@ class Record:
     def __exit__(self, *_: object) -> None:
         self.files.close()
 
-    def handed_over(self) -> stepping.TrainState:
+    def handed_over(self) -> TrainState:
         """The state of step `start`, as arrays of this process alone, to whoever trains: once."""
         state, self._state = self._state, None
         return state
@@ -221,7 +188,7 @@ class Record:
 
     def log(self, report: dict[str, float]) -> dict[str, Any]:
         """Write the row of a report of the train step; returns the row."""
-        step, steps = int(report["step"]), report["steps"]
+        step = int(report["step"])
         now = time.monotonic()
         spent = max(now - self.logged_time - self.aside, 1e-9)
         # The tally may hold steps of an earlier process, and the one that compiled; the rate is of
@@ -231,11 +198,7 @@ class Record:
         row = {
             "step": step,
             "split": "train",
-            "loss": _mean(report["loss"], report["count"]),
-            "grad_norm": _mean(report["norm"] + stepping.LARGE * report["norm_large"], steps),
-            "grad_norm_max": report["norm_max"] if steps else math.nan,
-            "clipped": _mean(report["clipped"], steps),
-            "update_ratio": _mean(report["ratio"], steps),
+            **tally_means(report),
             "learning_rate": float(self.optimiser.learning_rate(max(taken - 1, 0))),
             **({"skipped": self.skipped} if self.config.train.skip_faults else {}),
             **({self.rate: report["count"] * share / spent} if share else {}),
@@ -257,7 +220,7 @@ class Record:
         if self.primary:
             probe = self.task.probe
             assert probe is not None
-            row = watch.row(probe, taps.part_names(probe.net.cell), found)
+            row = diagnosis_row(probe, taps.part_names(probe.net.cell), found)
             self.logs["diagnosis"].append(json_row({"step": step, **row}))
 
     def validated(self, step: int, found: dict[str, float]) -> bool:
@@ -274,15 +237,13 @@ class Record:
         """Draw curves.png of all rows, which are returned."""
         if not self.primary:
             return []
-        from rnnlab.train.curves import (
-            draw_curves,  # not before the first step: it brings matplotlib
-        )
+        # Not before the first step: it brings matplotlib.
+        from rnnlab.train.curves import draw_curves
 
         try:
             rows = read_rows(self.workdir / LOGS["metrics"])
-        except (
-            UsageError
-        ) as error:  # this run has written it: the folder has gone, or the disk is at fault
+        except UsageError as error:
+            # This run has written it: the folder has gone, or the disk is at fault.
             raise StorageError(str(error)) from error
         draw_curves(
             rows,
@@ -303,7 +264,7 @@ class Record:
         self.logs["samples"].append(f"---- step {step} ----\n{text}\n")
         self.display.say(f"---- a sample at step {step} ----\n{text}\n----")
 
-    def save(self, step: int, state: stepping.TrainState) -> None:
+    def save(self, step: int, state: TrainState) -> None:
         """A checkpoint. state: as arrays of this process alone."""
         self.saved_at = step
         sizes: dict[str, Any] = {}
@@ -335,59 +296,42 @@ class Record:
         """Tell of the steps that have been skipped since it was last told of some.
 
         skips: `TrainState.skips`, of a report."""
-        before, self.skipped = self.skipped, int(skips["count"])
-        for n in range(max(before, self.skipped - stepping.TOLD), self.skipped):
-            step, where = (int(skips[name][n % stepping.TOLD]) for name in ("steps", "where"))
-            self.display.warn(
-                f"step {step} is skipped, {n + 1} of {self.config.train.skip_faults}: "
-                f"{self.quantities[where]} is not finite{self._of_the_data(step)}"
-            )
+        for sentence in faults.skip_warnings(
+            skips,
+            before=self.skipped,
+            most=self.config.train.skip_faults,
+            names=self.quantities,
+            task=self.task,
+        ):
+            self.display.warn(sentence)
+        self.skipped = int(skips["count"])
 
-    def _of_the_data(self, step: int) -> str:
-        """What is not finite in the batch of a step, as the end of a sentence; "" if all is."""
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.task.batch(step - 1)):
-            leaf = np.asarray(leaf)
-            if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                return f", and neither is {name} in its batch: look at the data"
-        return ""
-
-    def diverged(self, state: stepping.TrainState) -> DivergedError:
+    def diverged(self, state: TrainState) -> DivergedError:
         """The end of a run that has come to a fault: its last good state is saved, and summary.json
         written; returns what is to be said."""
         self.ended = True
-        fault = {name: float(value) for name, value in state.fault.items()}
-        step, good = int(fault["step"]), int(state.step)
+        good = int(state.step)
         # A state that no step could have made was damaged from outside: in memory, say.
-        damaged = stepping.unsound(state)
+        damaged = faults.unsound(state)
         # What is there already has its validation loss beside it, which makes it the best or not.
         if good and not damaged and good != self.saved_at:
             self.save(good, state.replace(fault=jax.tree.map(jnp.zeros_like, state.fault)))
         if self.primary:
-            summary = self._summary(good) | {"diverged_at": step}
+            summary = self._summary(good) | {"diverged_at": int(state.fault["step"])}
             write_json(self.workdir / SUMMARY, summary)
         kept = f"the last good state, step {self.saved_at}, is kept"
         if self.saved_at < 1:
             kept = "nothing was worth keeping"
-        told = f"{self.quantities[int(fault['where'])]} is not finite{self._of_the_data(step)}"
-        skipped, most = int(state.skips["count"]), self.config.train.skip_faults
-        if skipped:
-            steps = [int(state.skips["steps"][n % stepping.TOLD]) for n in range(skipped)]
-            last = ", ".join(map(str, steps[-stepping.TOLD :]))
-            told += f"; {skipped} of {most} steps had been skipped before: {last}"
-        advice = (
-            "lower optim.learning_rate or optim.clip_norm, or give --config.train.skip_faults="
-            f"{skipped + 1} with --config=FILE to leave such a step out"
-        )
-        if damaged:
-            advice = (
-                f"before that step {damaged} was not finite already, which no step of a run brings "
-                "about: the same command goes on from what is kept"
-            )
         return DivergedError(
-            f"diverged at step {step}: {told} (the loss is {fault['loss']:.4g}, the norm of the "
-            f"gradient {fault['norm']:.4g}, the clipping threshold {self.config.optim.clip_norm:g}); "
-            f"{kept}: {advice}"
+            faults.divergence(
+                state,
+                damaged=damaged,
+                kept=kept,
+                most=self.config.train.skip_faults,
+                threshold=self.config.optim.clip_norm,
+                names=self.quantities,
+                task=self.task,
+            )
         )
 
     def _summary(self, step: int) -> dict[str, Any]:

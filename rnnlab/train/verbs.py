@@ -9,7 +9,7 @@ from rnnlab.run import machine, process
 from rnnlab.run.command import Call, Verb, no_flags
 
 if TYPE_CHECKING:
-    from rnnlab.train.train import Run
+    from rnnlab.train.saved import Run
 
 COMPILE_FLAGS = (
     ("num", int, 100, "texts of each source"),
@@ -58,7 +58,10 @@ def run_train(call: Call) -> None:
     began = time.monotonic() - process.age()
     from rnnlab.errors import UsageError
     from rnnlab.run import config, display, limits
-    from rnnlab.train import parallel, train
+    from rnnlab.train import parallel
+    from rnnlab.train.from_config import device_request
+    from rnnlab.train.saved import mended_config
+    from rnnlab.train.session import fit
 
     flags = call.flags
     if not flags.config and not flags.workdir:
@@ -73,12 +76,12 @@ def run_train(call: Call) -> None:
             raise UsageError("--coordinator, --num_processes and --process_id go together")
         process.join(*three)
     else:
-        settings = chosen or train.mended_config(workdir, display.warn)
+        settings = chosen or mended_config(workdir, display.warn)
         if settings is not None:
             limits.validate(settings)
-            wished = parallel.host_devices(**train.wished(settings))
+            wished = parallel.host_devices(**device_request(settings))
             process.make_devices(min(wished, machine.cores()))
-    train.train(chosen, workdir, call.overrides, began)
+    fit(chosen, workdir, call.overrides, began)
 
 
 TRAIN = Verb(
@@ -109,9 +112,9 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
 def opened(call: Call) -> "Run":
     """The run of --workdir at --checkpoint. Raises UsageError or CheckpointError."""
     from rnnlab.run import display
-    from rnnlab.train import train
+    from rnnlab.train.saved import open_run
 
-    return train.open_run(Path(call.flags.workdir), call.flags.checkpoint, display.warn)
+    return open_run(Path(call.flags.workdir), call.flags.checkpoint, display.warn)
 
 
 # ---- evaluate

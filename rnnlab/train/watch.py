@@ -22,7 +22,7 @@ WATCHES = ("", "flow", "all")
 ROWS = 8  # of the batch whose activations are looked at: they take a forward pass of their own
 
 
-def watched(diagnose: Config) -> str:
+def wanted(diagnose: Config) -> str:
     """What `config.diagnose` asks for, of WATCHES."""
     if not diagnose.every:
         return ""
@@ -30,16 +30,16 @@ def watched(diagnose: Config) -> str:
 
 
 def slots_of(probe: Probe, params: Params, batch: Any) -> list[taps.Taps]:
-    """The taps whose gradient `seen_in` takes."""
+    """The taps whose gradient `sums_over_rows` takes."""
     time, rows = probe.inputs(batch)["x"].shape[:2]
     dtype = jax.tree.leaves(params)[0].dtype
     return [taps.nudge(probe.net.cell, time, rows, dtype) for _ in probe.net.names]
 
 
-def seen_in(
+def sums_over_rows(
     probe: Probe, params: Params, carry: Any, batch: Any, slots: Any, watch: str
 ) -> dict[str, Any]:
-    """What a share of the batch shows, as sums over its rows: see `meant`.
+    """What a share of the batch shows, as sums over its rows: see `means_over_rows`.
 
     slots: the gradient by the taps of `slots_of`. carry: before the window. watch: "flow" or "all".
     """
@@ -70,7 +70,7 @@ def seen_in(
     }
 
 
-def meant(sums: dict[str, Any]) -> dict[str, Any]:
+def means_over_rows(sums: dict[str, Any]) -> dict[str, Any]:
     """The means over all rows, of the sums over all shares of the batch."""
     rows = sums["rows"]
     return jax.tree.map(
@@ -79,7 +79,7 @@ def meant(sums: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def row(probe: Probe, parts: tuple[str, ...], seen: dict[str, Any]) -> dict[str, Any]:
+def diagnosis_row(probe: Probe, parts: tuple[str, ...], seen: dict[str, Any]) -> dict[str, Any]:
     """What diagnosis.jsonl says of it: layer -> part -> [T], and layer -> activation -> share."""
 
     def numbers(array: Array) -> list[float]:

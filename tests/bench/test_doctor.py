@@ -14,7 +14,7 @@ import pytest
 import launch
 from rnnlab.bench import doctor
 from rnnlab.run import checkpoint, config, machine, process
-from rnnlab.train import train
+from rnnlab.train.from_config import build
 from tests.support import ROOT
 
 SMALL = (  # what compiles soon
@@ -108,10 +108,10 @@ def test_a_restored_array_that_is_another(monkeypatch):
 
 
 def test_runs_that_differ(trial, monkeypatch):
-    task, optimiser = train.build(trial)
+    task, optimiser = build(trial)
     calls = iter(range(10_000))  # one batch after the other, whatever the step
     monkeypatch.setattr(
-        train,
+        doctor,
         "build",
         lambda _: (task._replace(batch=lambda _: task.batch(next(calls))), optimiser),
     )

@@ -11,7 +11,7 @@ import launch
 from rnnlab.diagnose import report, subject
 from rnnlab.diagnose.subject import Findings, Section
 from rnnlab.errors import UsageError
-from rnnlab.train import train
+from rnnlab.train.session import fit
 from tests.support import ROOT
 from tests.sweep import test_population
 from tests.sweep.test_population import SMALL
@@ -24,7 +24,7 @@ def run(text, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     changes = {"diagnose.every": 20, "data.valid_fraction": 0.2}
     changes |= {"model.layers": 1, "model.cell": "gru"}
-    train.train(test_population.made(text, changes), folder, [])
+    fit(test_population.made(text, changes), folder, [])
     return folder
 
 

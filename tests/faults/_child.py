@@ -63,22 +63,23 @@ def main(board: Board, arguments: list[str]) -> int:
     import launch
     from rnnlab.run import checkpoint
     from rnnlab.sweep import members, population
-    from rnnlab.train import record, train
+    from rnnlab.train.record import Record
+    from rnnlab.train.single import Single
 
     places = [
-        (record.Record, "_describe", "description"),
-        (train.Single, "evaluated", "validation"),
+        (Record, "_describe", "description"),
+        (Single, "evaluated", "validation"),
         (population.Population, "evaluated", "validation"),
-        (record.Record, "sample", "sample"),
+        (Record, "sample", "sample"),
         (checkpoint, "save", "checkpoint"),
         (checkpoint, "_commit", "commit"),
         (checkpoint, "_retain", "retention"),
         (members, "prepare_sweep", "sweep's files"),
-        (record.Record, "finish", "summary"),
+        (Record, "finish", "summary"),
     ]
     for owner, name, phase in places:
         setattr(owner, name, told(board, phase, getattr(owner, name)))
-    for crew in (train.Single, population.Population):
+    for crew in (Single, population.Population):
         first, later = (told(board, p, crew.advance) for p in ("compilation", "step"))
 
         def advance(self: Any, *args: Any, first: Any = first, later: Any = later) -> Any:

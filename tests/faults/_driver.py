@@ -22,7 +22,11 @@ import jax
 
 import launch
 from rnnlab.run import process
-from rnnlab.train import record, step, train
+from rnnlab.train import session
+from rnnlab.train.from_config import build_optimiser
+from rnnlab.train.single import Single
+from rnnlab.train.state import configured_state
+from rnnlab.train.step import TrainStep
 
 SECONDS = 30  # of a call; none of those that end takes a tenth of it
 MEMORY = 3 << 30  # bytes that a call may add
@@ -43,7 +47,7 @@ class Said(NamedTuple):
     code: int  # -1: it raised something; -2: it took too long
     out: str
     err: str
-    crew: Any = None  # the `train.Single` of a run that would have begun
+    crew: Any = None  # the `Single` of a run that would have begun
     error: BaseException | None = None
 
     @property
@@ -91,7 +95,7 @@ def call(*arguments: object, seconds: float = SECONDS, begin: bool = False) -> S
     out, err = io.StringIO(), io.StringIO()
     kept: dict[str, Any] = {}
 
-    class Single(train.Single):
+    class Kept(Single):
         def __init__(self, *made: Any):
             super().__init__(*made)
             kept["crew"] = self
@@ -102,8 +106,8 @@ def call(*arguments: object, seconds: float = SECONDS, begin: bool = False) -> S
     with contextlib.ExitStack() as stack:
         stack.enter_context(settled())
         if not begin:
-            stack.enter_context(mock.patch.object(train, "Single", Single))
-            stack.enter_context(mock.patch.object(train, "_held", held))
+            stack.enter_context(mock.patch.object(session, "Single", Kept))
+            stack.enter_context(mock.patch.object(session, "_held", held))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         stack.enter_context(warnings.catch_warnings())
@@ -133,12 +137,12 @@ def traced(crew: Any) -> str:
     try:
         with limits(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            optimiser = train.optimiser_of(config, {})
-            state = jax.eval_shape(lambda: record.initial(config, task, optimiser))
+            optimiser = build_optimiser(config, {})
+            state = jax.eval_shape(lambda: configured_state(config, task, optimiser))
             last = config.train.steps - 1
             batch, other = task.batch(0), task.batch(last)
             assert jax.tree.structure(batch) == jax.tree.structure(other)
-            pure = step.programs(
+            pure = TrainStep(
                 task.loss,
                 optimiser,
                 average_decay=config.optim.ema,

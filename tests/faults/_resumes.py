@@ -1,7 +1,7 @@
 """Resume a run again and again in one process: FILE.json of {"workdir", "changes", "first", "count"}.
 
 Each time the run gets one step more and goes on from its folder, as a command of its own would do, by
-`train.train`. What its folder holds then is printed, a JSON object a line.
+`fit`. What its folder holds then is printed, a JSON object a line.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ if __name__ == "__main__":
     process.retain_memory()
     process.keep_compiled(cache.folder() / "compiled")
     from rnnlab.run import config
-    from rnnlab.train import train
+    from rnnlab.train.session import fit
 
     workdir = Path(asked["workdir"])
     for number in range(asked["count"] + 1):
         changes = [*asked["changes"], f"train.steps={asked['first'] + number}"]
         began = time.monotonic()
         with contextlib.redirect_stdout(io.StringIO()):
-            train.train(config.load(asked["config"], changes), workdir, [])
+            fit(config.load(asked["config"], changes), workdir, [])
         print(json.dumps({**held(workdir), "seconds": time.monotonic() - began}), flush=True)

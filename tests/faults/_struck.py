@@ -1,6 +1,6 @@
 """A compiled run that chosen steps of strike with numbers gone wrong; see numbers.py.
 
-The faults are in a wrapped task and in the crew that `train.loop` trains: the product knows nothing of
+The faults are in a wrapped task and in the crew that `run_steps` trains: the product knows nothing of
 them.
 """
 
@@ -21,9 +21,13 @@ from rnnlab.run import config as configuration
 from rnnlab.run.display import Display
 from rnnlab.run.files import read_json, read_rows
 from rnnlab.sweep import population
-from rnnlab.train import step as stepping
-from rnnlab.train import train
+from rnnlab.train import parallel
+from rnnlab.train.faults import quantities
+from rnnlab.train.from_config import build
+from rnnlab.train.loop import run_steps
 from rnnlab.train.record import Record
+from rnnlab.train.single import Single
+from rnnlab.train.state import TOLD, configured_state
 from tests.faults import lab as common
 from tests.faults.lab import Lab, Tally, differences
 from tests.support import ROOT
@@ -164,7 +168,7 @@ class Told(Display):
         self.warnings.append(text)
 
 
-class Crew(train.Single):
+class Crew(Single):
     """Meets its strikes; stops after step `stop`."""
 
     strikes: dict[int, Strike]
@@ -190,12 +194,12 @@ class Bench:
             settings = lab.config(*SMALL, *changes)
         self.lab, self.settings = lab, settings
         self.strikes: dict[int, Strike] = {}
-        task, self.optimiser = train.build(settings)
+        task, self.optimiser = build(settings)
         self.task = struck(task, self.strikes)
         self.crew = Crew(settings, self.task, self.optimiser, self.received)
         self.crew.strikes = self.strikes
-        self.state = train.initial(settings, self.task, self.optimiser)
-        self.quantities = stepping.quantities(self.state)
+        self.state = configured_state(settings, self.task, self.optimiser)
+        self.quantities = quantities(self.state)
         self.leaves = len(jax.tree.leaves(self.state.params))
         self.carries = len(jax.tree.leaves(self.state.carry))
         self.at = self.walk(())
@@ -210,8 +214,8 @@ class Bench:
 
     def walk(self, without: tuple[int, ...]) -> list[dict[str, bytes]]:
         """The bits after each step, those `without` left out, by the same program."""
-        state = train.parallel.place(
-            self.crew.split, train.initial(self.settings, self.task, self.optimiser)
+        state = parallel.place(
+            self.crew.split, configured_state(self.settings, self.task, self.optimiser)
         )
         found = [bits(state)]
         self.strikes.clear()
@@ -243,7 +247,7 @@ class Bench:
         ) as record:
             self.crew.begin(record)
             try:
-                train.loop(self.crew, self.settings.train, display=display, again="the same")
+                run_steps(self.crew, self.settings.train, display=display, again="the same")
                 record.finish(STEPS, self.crew.params(0))
             except (DivergedError, Interrupted) as ended:
                 error = ended
@@ -307,7 +311,7 @@ class Bench:
         if ended.error is not None:
             return f"ended with {ended.error!r}"
         at, (step, state) = self.walk(tuple(steps)), self.newest(workdir)
-        count, last = np.int32(len(steps)).tobytes(), np.zeros(stepping.TOLD, np.int32)
+        count, last = np.int32(len(steps)).tobytes(), np.zeros(TOLD, np.int32)
         last[: len(steps)] = steps
         other = [k for k in state if state[k] != at[STEPS][k] and not k.startswith(".skips")]
         if step != STEPS or other:
@@ -382,7 +386,7 @@ def members(lab: Lab, many: int) -> Tally:
     budget, count = 2, 3
     settings = [lab.config(*SMALL, "train.skip_faults=2", f"seed={seed}") for seed in range(count)]
     strikes: list[dict[int, Strike]] = [{} for _ in settings]
-    built = [train.build(one) for one in settings]
+    built = [build(one) for one in settings]
     tasks = [struck(task, mine) for (task, _), mine in zip(built, strikes, strict=True)]
     crew = population.Population(settings, tasks, jax.local_devices()[:1], lambda: None)
     crew.compile()
@@ -402,7 +406,7 @@ def members(lab: Lab, many: int) -> Tally:
             ]
             crew.begin(records, Told())
             with contextlib.suppress(DivergedError):
-                train.loop(crew, settings[0].train, display=Told(), again="the same")
+                run_steps(crew, settings[0].train, display=Told(), again="the same")
             return [bits(crew.state(i)) for i in range(count)]
 
     def walk() -> list[dict[str, bytes]]:

@@ -18,7 +18,9 @@ import jax
 
 from rnnlab.errors import CheckpointError
 from rnnlab.run import checkpoint
-from rnnlab.train import train
+from rnnlab.train.from_config import build
+from rnnlab.train.session import fit
+from rnnlab.train.state import configured_state
 from tests.faults import lab as laboratory
 from tests.faults.lab import Lab, Tally
 
@@ -63,8 +65,8 @@ def _checkpoints(lab: Lab, share: float) -> Iterator[Tally]:
     root = lab.place("damaged")
     shutil.copytree(lab.straight / "checkpoints", root)
     settings = lab.config()
-    task, optimiser = train.build(settings)
-    template = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
+    task, optimiser = build(settings)
+    template = jax.eval_shape(lambda: configured_state(settings, task, optimiser))
     *others, newest = checkpoint.steps(root)
     victim = root / f"{newest:08d}"
     files = sorted(p for p in victim.rglob("*") if p.is_file())
@@ -113,7 +115,7 @@ def resumed(workdir: Path) -> str:
         contextlib.redirect_stderr(io.StringIO()) as said,
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        train.train(None, workdir, [])
+        fit(None, workdir, [])
     return said.getvalue()
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from rnnlab.errors import CheckpointError
 from rnnlab.run import checkpoint, config
 from rnnlab.run.files import read_json, read_rows
-from rnnlab.train import train
+from rnnlab.train.from_config import build
+from rnnlab.train.state import configured_state
 from tests.support import ROOT
 
 TIMES = ("seconds", "chars_per_second")  # what no two runs share
@@ -180,8 +181,8 @@ def leaves(workdir: Path) -> dict[str, bytes]:
     """Every leaf of the newest state - parameters, average, optimiser, carried state, key, tally - as
     bytes, by its path."""
     settings = config.from_json(read_json(workdir / "config.json"))
-    task, optimiser = train.build(settings, kept=workdir)
-    template = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
+    task, optimiser = build(settings, kept=workdir)
+    template = jax.eval_shape(lambda: configured_state(settings, task, optimiser))
 
     def fallen_back(told: str) -> None:
         raise CheckpointError(told)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from rnnlab.errors import UsageError
 from rnnlab.run import config
-from rnnlab.train import memory, train
+from rnnlab.train import memory
+from rnnlab.train.from_config import build
 from tests.faults.lab import Lab, Tally, make_text
 from tests.support import ROOT
 
@@ -76,7 +77,7 @@ def asked(experiment: str, changes: list[str]) -> tuple[str, str]:
     tracemalloc.start()  # NumPy's arrays are among what it sees
     try:
         settings = config.load(str(ROOT / "experiments" / f"{experiment}.py"), changes)
-        memory.check(settings, *train.build(settings))
+        memory.check(settings, *build(settings))
     except UsageError as error:
         told, outcome = str(error), "refused"
     except Exception as error:  # whatever else it is, it is lost

@@ -11,7 +11,7 @@ import pytest
 
 from rnnlab.errors import StorageError, UsageError
 from rnnlab.run import arrays, checkpoint
-from rnnlab.train import train
+from rnnlab.train.session import fit
 from tests.support import ROOT
 
 TREE = {"w": np.arange(6, dtype=np.float32), "step": np.array(1, np.int32)}
@@ -59,7 +59,7 @@ def test_other_names_are_as_good_as_letters(tmp_path, monkeypatch, name):
 def test_several_processes_are_told_of_a_name_at_once(tmp_path, monkeypatch, name):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UsageError, match="several processes cannot save"):
-        train.train(None, tmp_path / name, [])
+        fit(None, tmp_path / name, [])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,8 +11,9 @@ import pytest
 from rnnlab.run import config, machine, process
 from rnnlab.run.display import Display
 from rnnlab.sweep import population
-from rnnlab.train import step as stepping
-from rnnlab.train import train
+from rnnlab.train.from_config import build
+from rnnlab.train.state import configured_state
+from rnnlab.train.step import make_train_step
 from tests.support import ROOT
 
 SMALL = [
@@ -95,7 +96,7 @@ def begun(configs, *, dtype=np.float32, devices=1, mapped=None, poison=()):
         def _initial(self, index):
             return as_dtype(super()._initial(index), dtype)
 
-    tasks = [train.build(settings)[0] for settings in configs]
+    tasks = [build(settings)[0] for settings in configs]
     crew = Cast(configs, tasks, jax.local_devices()[:devices], lambda: None, mapped)
     crew.compile()
     states = [crew._initial(i) for i in range(len(configs))]
@@ -115,15 +116,15 @@ def stepped(crew, steps):
 
 def alone(settings, steps, dtype=np.float32):
     """(state, losses' sum and the rest of the last report) of the run by itself, on one device."""
-    task, optimiser = train.build(settings)
-    step = stepping.make(
+    task, optimiser = build(settings)
+    step = make_train_step(
         task,
         optimiser,
         average_decay=settings.optim.ema,
         reduction=settings.optim.reduction,
         log_every=settings.train.log_every,
     )
-    state, report = as_dtype(train.initial(settings, task, optimiser), dtype), None
+    state, report = as_dtype(configured_state(settings, task, optimiser), dtype), None
     for number in range(steps):
         state, report = step(state, task.batch(number))
         jax.block_until_ready(report)
@@ -201,7 +202,7 @@ def test_devices_and_neighbours_change_no_bit_of_a_member(text):
 def test_what_is_one_program(text):
     def signature(changes):
         settings = made(text, changes)
-        return population.signature(settings, train.build(settings)[0])
+        return population.signature(settings, build(settings)[0])
 
     base = signature({})
     for changes in MEMBERS:
@@ -220,7 +221,7 @@ def test_what_is_one_program(text):
 
 def test_only_what_differs_is_an_argument(text):
     configs = [made(text, {"optim.clip_norm": 0.5, "seed": seed}) for seed in range(2)]
-    task = train.build(configs[0])[0]
+    task = build(configs[0])[0]
     assert population.varied(configs, task) == {}
     configs.append(made(text, {"model.dropout": 0.2, "optim.clip_norm": 0.5}))
     found = population.varied(configs, task)

@@ -22,7 +22,8 @@ from rnnlab.errors import UsageError
 from rnnlab.run import checkpoint
 from rnnlab.sweep import slurm
 from rnnlab.sweep.members import Sweep, declare_members, prepare_sweep
-from rnnlab.train import train
+from rnnlab.train.saved import saved_config
+from rnnlab.train.session import fit
 from tests.support import ROOT
 from tests.sweep import test_sweep
 from tests.sweep.test_sweep import experiment, final, rows
@@ -524,8 +525,8 @@ def test_a_member_over_two_hosts(cluster, text, tmp_path):
     member = folder / "members" / "000_seed=0"
     described = json.loads((member / "run.json").read_text())
     assert described["processes"] == 2
-    settings = train.saved_config(member)
-    train.train(settings, tmp_path / "alone", [])
+    settings = saved_config(member)
+    fit(settings, tmp_path / "alone", [])
     mine, alone = rows(member), rows(tmp_path / "alone")
     assert [row["step"] for row in mine] == [row["step"] for row in alone]
     for a, b in zip(mine, alone, strict=True):

@@ -28,7 +28,10 @@ from rnnlab.sweep.members import (
     prepare_sweep,
     read_summary,
 )
-from rnnlab.train import train
+from rnnlab.train.from_config import build
+from rnnlab.train.saved import saved_config
+from rnnlab.train.session import fit
+from rnnlab.train.state import configured_state
 from tests.support import ROOT
 
 STEPS = 30
@@ -128,9 +131,9 @@ def rows(workdir: Path) -> list[dict]:
 
 def final(workdir: Path) -> dict[str, bytes]:
     """Every leaf of the newest state, as bytes, by its path."""
-    settings = train.saved_config(workdir)
-    task, optimiser = train.build(settings)
-    template = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
+    settings = saved_config(workdir)
+    task, optimiser = build(settings)
+    template = jax.eval_shape(lambda: configured_state(settings, task, optimiser))
     found = checkpoint.restore(
         workdir / "checkpoints", template, fingerprint=task.fingerprint, warn=print
     )
@@ -197,9 +200,9 @@ def test_a_member_goes_on_alone(text, tmp_path, quiet_host, capsys):
     path = experiment(tmp_path, text, "for seed in (0, 1): add(seed=seed)", **changes)
     run(path, tmp_path / "sweep")
     member = tmp_path / "sweep" / "members" / "000_seed=0"
-    settings = train.saved_config(member)
+    settings = saved_config(member)
     settings.train.steps = 20
-    train.train(settings, member, [])
+    fit(settings, member, [])
     assert [row["step"] for row in rows(member) if row["split"] == "train"] == [4, 8, 12, 16, 20]
     assert "equal bits are not promised" in capsys.readouterr().err
 
@@ -209,8 +212,8 @@ def test_members_are_the_runs_alone(straight, text, tmp_path):
     _, folder = straight
     for name in ("002_cell=rnn_clip_norm=inf_seed=0", "005_cell=gru_clip_norm=0.05_seed=1"):
         member = folder / "members" / name
-        settings = train.saved_config(member)
-        train.train(settings, tmp_path / name, [])
+        settings = saved_config(member)
+        fit(settings, tmp_path / name, [])
         mine, alone = rows(member), rows(tmp_path / name)
         assert [row["step"] for row in mine] == [row["step"] for row in alone]
         for a, b in zip(mine, alone, strict=True):
@@ -468,8 +471,8 @@ def test_local_runs_them_all_and_reports_the_one_that_crashes(text, tmp_path):
     for name in ("000_seed=0", "002_seed=2"):
         summary = json.loads((folder / "members" / name / "summary.json").read_text())
         assert summary["steps"] == STEPS
-        settings = train.saved_config(folder / "members" / name)
-        train.train(settings, tmp_path / name, [])
+        settings = saved_config(folder / "members" / name)
+        fit(settings, tmp_path / name, [])
         assert [r["loss"] for r in rows(folder / "members" / name)] == pytest.approx(
             [r["loss"] for r in rows(tmp_path / name)], abs=1e-4
         )

@@ -21,8 +21,9 @@ from rnnlab.tasks.captions import gallery, scenes
 from rnnlab.tasks.captions.network import Captioner
 from rnnlab.tasks.captions.task import ON_PAGE
 from rnnlab.tasks.metrics.texts import caption_scores, exact_matches
-from rnnlab.train import step as stepping
-from rnnlab.train import train
+from rnnlab.train.from_config import build
+from rnnlab.train.state import initial_state
+from rnnlab.train.step import make_train_step
 from tests.support import ROOT
 from tests.tasks.test_flickr import publish
 
@@ -196,10 +197,10 @@ def test_words_are_blanked_while_training_alone(params):
 
 def trained(config, steps):
     """(task, metrics before and after, the parameters)."""
-    task, optimiser = train.build(config)
-    state = stepping.start(task, optimiser, seed=0, average=False)
+    task, optimiser = build(config)
+    state = initial_state(task, optimiser, seed=0, average=False)
     before = task.evaluate(state.params)
-    take = stepping.make(task, optimiser, average_decay=0.0, reduction="mean", log_every=100)
+    take = make_train_step(task, optimiser, average_decay=0.0, reduction="mean", log_every=100)
     for step in range(steps):
         state, _ = take(state, task.batch(step))
     return task, before, task.evaluate(state.params), state.params

@@ -17,8 +17,10 @@ from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
 from rnnlab.tasks import mnist
 from rnnlab.tasks.metrics import tokens
-from rnnlab.train import step as stepping
-from rnnlab.train import train
+from rnnlab.train import single
+from rnnlab.train.from_config import build
+from rnnlab.train.state import initial_state
+from rnnlab.train.step import make_train_step
 from tests.support import ROOT
 from tests.tasks.test_tasks import QUICK as QUICK_TASKS
 
@@ -239,10 +241,10 @@ def test_padding_changes_nothing(task):
 )
 def test_a_few_steps_bring_the_loss_down(task):
     one = settings(task, "optim.learning_rate=0.01", "train.steps=40")
-    task_, optimiser = train.build(one)
-    state = stepping.start(task_, optimiser, seed=0, average=False)
+    task_, optimiser = build(one)
+    state = initial_state(task_, optimiser, seed=0, average=False)
     before = task_.evaluate(state.params)
-    take = stepping.make(task_, optimiser, average_decay=0.0, reduction="mean", log_every=100)
+    take = make_train_step(task_, optimiser, average_decay=0.0, reduction="mean", log_every=100)
     for step in range(40):
         state, _ = take(state, task_.batch(step))
     after = task_.evaluate(state.params)
@@ -292,7 +294,7 @@ def test_a_run_from_the_command_line_resumes_to_the_same_end(tmp_path, monkeypat
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert launch.main(["train", *flags, f"--workdir={straight}"]) == 0
     assert "baseline" in capsys.readouterr().out
-    make = train.stepping.make
+    make = single.make_train_step
 
     def failing(*args, **kwargs):
         inner = make(*args, **kwargs)
@@ -305,7 +307,7 @@ def test_a_run_from_the_command_line_resumes_to_the_same_end(tmp_path, monkeypat
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.stepping, "make", failing)
+        patch.setattr(single, "make_train_step", failing)
         with pytest.raises(RuntimeError):
             launch.main(["train", *flags, f"--workdir={stopped}"])
     assert launch.main(["train", *flags, f"--workdir={stopped}"]) == 0

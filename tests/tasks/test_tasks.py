@@ -12,8 +12,11 @@ import pytest
 import launch
 from rnnlab import tasks
 from rnnlab.run import config as configuration
-from rnnlab.train import step as stepping
-from rnnlab.train import train
+from rnnlab.train.from_config import build
+from rnnlab.train.saved import open_run
+from rnnlab.train.session import fit
+from rnnlab.train.state import initial_state
+from rnnlab.train.step import make_train_step
 from rnnlab.types import MAPPINGS
 from tests.support import ROOT
 
@@ -88,7 +91,7 @@ def test_every_mapping_has_a_task(capsys):
 @pytest.fixture(scope="module", params=QUICK)
 def built(request):
     config = settings(request.param)
-    return (request.param, config, *train.build(config))
+    return (request.param, config, *build(config))
 
 
 # Of those whose steps take longest to compile; the others are of every run of the tests.
@@ -138,9 +141,9 @@ def test_no_row_knows_of_another(built):
 @mostly_slow
 def test_a_few_steps_bring_the_loss_down(built, tmp_path):
     _, _, one, optimiser = built
-    state = stepping.start(one, optimiser, seed=0, average=False)
+    state = initial_state(one, optimiser, seed=0, average=False)
     before = one.evaluate(state.params)
-    take = stepping.make(one, optimiser, average_decay=0.0, reduction="mean", log_every=100)
+    take = make_train_step(one, optimiser, average_decay=0.0, reduction="mean", log_every=100)
     for step in range(30):
         state, _ = take(state, one.batch(step))
     after = one.evaluate(state.params)
@@ -159,16 +162,16 @@ def test_a_few_steps_bring_the_loss_down(built, tmp_path):
 @pytest.mark.parametrize("name", QUICK)
 def test_a_stopped_run_goes_on_bit_for_bit(name, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    train.train(settings(name, "train.steps=6"), straight, [])
+    fit(settings(name, "train.steps=6"), straight, [])
     for steps in (3, 6):
-        train.train(settings(name, f"train.steps={steps}"), stopped, [])
+        fit(settings(name, f"train.steps={steps}"), stopped, [])
 
     def rows(folder):
         found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return [(r["step"], r["loss"], r["grad_norm"]) for r in found if r["split"] == "train"]
 
     def params(folder):
-        return train.open_run(folder, "latest", print).params
+        return open_run(folder, "latest", print).params
 
     assert len(rows(straight)) == 6
     assert rows(straight) == rows(stopped)

@@ -8,7 +8,9 @@ from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
 from rnnlab.tasks.metrics.boxes import iou
 from rnnlab.tasks.tracking import crossings, figure, mot, task, tracks
-from rnnlab.train import train
+from rnnlab.train.from_config import build
+from rnnlab.train.saved import open_run
+from rnnlab.train.session import fit
 from tests.support import ROOT
 from tests.tasks.test_tasks import COMMON, QUICK
 
@@ -64,7 +66,7 @@ def test_a_guess_by_hand():
 
 def test_the_end_measures_hidden_steps_alone():
     config = settings("train.window=8", "eval.sequences=8")
-    one, _ = train.build(config)
+    one, _ = build(config)
     params = one.init(np.uint32([0, 0]))
     # A model of no weights always says its bias: the mean box.
     params = {**params, "readout": {**params["readout"], "kernel": 0 * params["readout"]["kernel"]}}
@@ -79,7 +81,7 @@ def test_the_end_measures_hidden_steps_alone():
 
 
 def test_longer_videos_at_the_end():
-    one, _ = train.build(
+    one, _ = build(
         settings("train.window=8", "eval.lengths=(10,)", "eval.sequences=8", "eval.longer=8")
     )
     assert 0 <= one.finish(one.init(np.uint32([0, 0])))["iou_at_10"] <= 1
@@ -189,8 +191,8 @@ def test_the_baseline_of_the_loss_is_that_of_constant_velocity(tmp_path):
 
 def test_the_model_learns_the_boxes_ahead(tmp_path):
     config = settings(*MOT, f"data.path={write(tmp_path)}", "train.steps=30")
-    train.train(config, tmp_path / "run", [])
-    run = train.open_run(tmp_path / "run", "latest", print)
+    fit(config, tmp_path / "run", [])
+    run = open_run(tmp_path / "run", "latest", print)
     found = run.task.evaluate(run.params)
     assert found["loss"] < run.task.evaluate(run.task.init(np.uint32([0, 0])))["loss"]
     assert 0 < found["iou"] < 1
@@ -200,7 +202,7 @@ def test_the_model_learns_the_boxes_ahead(tmp_path):
     path = tmp_path / "one/gt.txt"
     path.write_text(path.read_text().replace(",20,40,1", ",21,40,1"))
     with pytest.raises(UsageError, match="changed since it began"):
-        train.open_run(tmp_path / "run", "latest", print)
+        open_run(tmp_path / "run", "latest", print)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rnnlab.tasks.metrics.texts import bleu
 from rnnlab.tasks.translation import texts
 from rnnlab.tasks.translation.data import SIDES
 from rnnlab.tasks.translation.network import Translator
-from rnnlab.train import train
+from rnnlab.train.single import Single
 from tests.support import ROOT
 from tests.tasks.test_tasks import COMMON, QUICK, settings
 
@@ -174,7 +174,7 @@ def test_buckets_make_shapes_and_no_other_loss(tmp_path):
     totals = [sum(float(loss(params, one.batch(s))[0]) for s in range(3)) for one in (plain, cut)]
     np.testing.assert_allclose(*totals, rtol=1e-4)  # an epoch has the same sentences
     with pytest.raises(UsageError, match="steps_per_dispatch"):
-        train.Single(
+        Single(
             of_files(tmp_path, "data.buckets=(4,)", "train.steps_per_dispatch=4"),
             cut,
             None,

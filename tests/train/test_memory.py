@@ -9,8 +9,11 @@ import pytest
 
 from rnnlab.errors import OutOfMemoryError, UsageError, exhausted, out_of_memory
 from rnnlab.run import config, machine
-from rnnlab.train import memory, train
-from rnnlab.train import step as stepping
+from rnnlab.train import memory, single
+from rnnlab.train.from_config import build
+from rnnlab.train.session import fit
+from rnnlab.train.state import configured_state
+from rnnlab.train.step import make_train_step
 from tests.support import ROOT
 
 HUGE = 10**9
@@ -44,9 +47,9 @@ def load(text, monkeypatch):
 
 def compiled(settings) -> int:
     """The bytes that XLA gives the train step."""
-    task, optimiser = train.build(settings)
-    state = jax.eval_shape(lambda: train.initial(settings, task, optimiser))
-    step = stepping.make(
+    task, optimiser = build(settings)
+    state = jax.eval_shape(lambda: configured_state(settings, task, optimiser))
+    step = make_train_step(
         task,
         optimiser,
         average_decay=settings.optim.ema,
@@ -124,23 +127,23 @@ def test_memory_where_nothing_tells_of_groups(tmp_path):
 )
 def test_the_estimate_is_of_what_xla_takes(load, monkeypatch, experiment, changes):
     settings = load(*changes, experiment=experiment)
-    needs, taken = sum(memory.estimate(settings, *train.build(settings))), compiled(settings)
+    needs, taken = sum(memory.estimate(settings, *build(settings))), compiled(settings)
     assert 0.4 < needs / taken < 1.15
     # What fits is never refused: not even without a byte to spare.
     monkeypatch.setattr(machine, "available_memory", lambda: taken)
-    memory.check(settings, *train.build(settings))
+    memory.check(settings, *build(settings))
     monkeypatch.setattr(machine, "available_memory", lambda: taken // 4)
     with pytest.raises(UsageError, match="a train step needs"):
-        memory.check(settings, *train.build(settings))
+        memory.check(settings, *build(settings))
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(load, monkeypatch, tmp_path):
     settings = load("train.window=512")
-    train.build(settings)
+    build(settings)
     monkeypatch.setattr(machine, "available_memory", lambda: 2 << 20)
-    monkeypatch.setattr(stepping, "make", lambda *_, **__: pytest.fail)  # which compiles
+    monkeypatch.setattr(single, "make_train_step", lambda *_, **__: pytest.fail)  # which compiles
     with pytest.raises(UsageError) as error:
-        train.train(settings, tmp_path / "run", [])
+        fit(settings, tmp_path / "run", [])
     told = str(error.value)
     assert "and 0.0 GiB are there" in told
     assert (
@@ -191,7 +194,7 @@ def test_huge_values_are_one_line_and_take_no_memory(load, tmp_path, experiment,
     tracemalloc.start()  # NumPy's arrays are among what it sees
     try:
         with pytest.raises(UsageError) as error:
-            train.train(settings, tmp_path / "run", [])
+            fit(settings, tmp_path / "run", [])
         assert tracemalloc.get_traced_memory()[1] < 300 << 20
     finally:
         tracemalloc.stop()
@@ -211,7 +214,7 @@ def test_huge_values_are_one_line_and_take_no_memory(load, tmp_path, experiment,
     ],
 )
 def test_out_of_memory_says_what_to_lower(load, error):
-    with pytest.raises(OutOfMemoryError) as told, memory.told(load()):
+    with pytest.raises(OutOfMemoryError) as told, memory.explained(load()):
         raise error
     assert told.value.exit_code == 7
     assert "lower train.batch_size, train.window, model.hidden" in str(told.value)
@@ -221,7 +224,7 @@ def test_out_of_memory_says_what_to_lower(load, error):
 
 def test_other_errors_are_not_of_memory(load):
     for error in (RuntimeError("INTERNAL: it broke"), KeyError("out of memory")):
-        with pytest.raises(type(error)), memory.told(load()):
+        with pytest.raises(type(error)), memory.explained(load()):
             raise error
         assert not exhausted(error)
 

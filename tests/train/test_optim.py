@@ -411,7 +411,7 @@ def test_every_optimiser_is_tested():
 
 @pytest.mark.parametrize("name", optim.OPTIMISERS)
 def test_each_optimiser_is_that_of_optax(name):
-    made = optim.make(name=name, **OPTIONS)
+    made = optim.make_optimiser(name=name, **OPTIONS)
     plain = PLAIN[name](OPTIONS["schedule"])
     params = tree(13, 1.0, np.float32)
     found, state = trained(made.init, made.update, params)
@@ -424,7 +424,7 @@ def test_each_optimiser_is_that_of_optax(name):
 
 
 def test_the_clip_comes_before_the_optimiser():
-    made = optim.make(name="sgd", **OPTIONS | {"clip_norm": 0.5, "momentum": 0.0})
+    made = optim.make_optimiser(name="sgd", **OPTIONS | {"clip_norm": 0.5, "momentum": 0.0})
     params = tree(14, 1.0, np.float32)
     found, state = trained(made.init, made.update, params, steps=1, scale=10.0)
     grads = tree(100, 10.0, np.float32)
@@ -435,7 +435,7 @@ def test_the_clip_comes_before_the_optimiser():
 
 
 def test_weight_decay_acts_on_matrices_alone():
-    made = optim.make(name="adamw", **OPTIONS | {"weight_decay": 0.1})
+    made = optim.make_optimiser(name="adamw", **OPTIONS | {"weight_decay": 0.1})
     params = tree(15, 1.0, np.float32)
     zero = times(params, np.float32(0))
     updates, _ = jax.jit(lambda g, p: made.update(g, made.init(p), p))(zero, params)
@@ -467,7 +467,7 @@ def test_weight_decay_acts_on_matrices_alone():
 )
 def test_make_refuses(name, change, named):
     with pytest.raises(UsageError) as error:
-        optim.make(name=name, **OPTIONS | change)
+        optim.make_optimiser(name=name, **OPTIONS | change)
     assert named in str(error.value)
     assert "\n" not in str(error.value)
 

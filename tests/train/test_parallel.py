@@ -23,8 +23,10 @@ from rnnlab.run import checkpoint, config
 from rnnlab.run import process as host
 from rnnlab.run.files import read_rows
 from rnnlab.run.folder import lock
-from rnnlab.train import parallel, train
-from rnnlab.train import step as stepping
+from rnnlab.train import parallel
+from rnnlab.train.from_config import build
+from rnnlab.train.state import configured_state
+from rnnlab.train.step import make_train_step
 from tests.support import ROOT
 
 STEPS = 5
@@ -85,18 +87,18 @@ def built(text, *changes):
     settings = config.load(
         str(ROOT / "experiments" / "default.py"), [*CHANGES, f"data.path={text}", *changes]
     )
-    return settings, *train.build(settings)
+    return settings, *build(settings)
 
 
 def stepped(text, kind, dtype=np.float32, *, changes=(), batch=None, reduction="mean", group=1):
     """(the state after STEPS steps, as one process has it; the last report)."""
     settings, task, optimiser = built(text, *changes)
     split = split_of(kind)
-    state = train.initial(settings, task, optimiser)
+    state = configured_state(settings, task, optimiser)
     names = ("params", "average", "optimiser", "carry")
     state = state.replace(**{name: as_dtype(getattr(state, name), dtype) for name in names})
     state = parallel.place(split, state)
-    step = stepping.make(
+    step = make_train_step(
         task,
         optimiser,
         average_decay=0.9,
@@ -202,8 +204,8 @@ def test_a_fault_on_one_device_stops_all(kind, text, monkeypatch):
         return after, {"loss": (sums["loss"][0] + bad, sums["loss"][1])}
 
     split = split_of(kind)
-    state = parallel.place(split, train.initial(settings, task, optimiser))
-    step = stepping.make(
+    state = parallel.place(split, configured_state(settings, task, optimiser))
+    step = make_train_step(
         task._replace(loss=loss),
         optimiser,
         average_decay=0.9,

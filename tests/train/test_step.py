@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from rnnlab.errors import UsageError
-from rnnlab.train import optim, step
+from rnnlab.train import optim
+from rnnlab.train.faults import quantities, unsound
+from rnnlab.train.state import LARGE, TOLD, eval_params, initial_state
+from rnnlab.train.step import REDUCTIONS, make_train_step, steps_per_dispatch
 from rnnlab.types import Task
 
 T, B, D = 8, 2, 3
@@ -74,7 +77,7 @@ def batch(seed=0, dtype=np.float32, **odd):
 
 
 def optimiser(rate=0.01, **changes):
-    return optim.make(schedule=lambda count: rate, **SETTINGS | changes)
+    return optim.make_optimiser(schedule=lambda count: rate, **SETTINGS | changes)
 
 
 @functools.cache
@@ -83,9 +86,9 @@ def machinery(*, reduction="mean", ema=0.9, log_every=3, dtype=np.float32, skip=
     made = optimiser(**changes)
 
     def start(seed=0):
-        return step.start(task(dtype), made, seed=seed, average=ema > 0)
+        return initial_state(task(dtype), made, seed=seed, average=ema > 0)
 
-    return start, step.make(
+    return start, make_train_step(
         task(dtype),
         made,
         average_decay=ema,
@@ -142,8 +145,8 @@ def test_start():
 
 def test_served_is_the_average_where_there_is_one():
     state = machinery()[0]()
-    assert step.served(state) is state.average
-    assert step.served(state.replace(average=None)) is state.params
+    assert eval_params(state) is state.average
+    assert eval_params(state.replace(average=None)) is state.params
 
 
 # A step
@@ -250,7 +253,7 @@ def test_the_report_sums_over_the_interval():
 
 def test_sum_over_time_is_the_mean_times_T():
     outcomes = {}
-    for reduction in step.REDUCTIONS:
+    for reduction in REDUCTIONS:
         start, train_step = plain_sgd(reduction=reduction)
         state = start()
         before = snapshot(state.params)
@@ -348,11 +351,11 @@ NAMES = {
 def test_a_fault_is_named(what):
     start, train_step = machinery()
     fault = run_into(FAULTS[what], start, train_step)
-    assert step.quantities(start())[fault["where"]] == NAMES[what]
+    assert quantities(start())[fault["where"]] == NAMES[what]
 
 
 def test_quantities_are_all_that_is_checked():
-    assert step.quantities(machinery()[0]()) == [
+    assert quantities(machinery()[0]()) == [
         "the loss",
         "the gradient of bias",
         "the gradient of kernel",
@@ -379,11 +382,11 @@ def poisoned(state, part):
 def test_a_damaged_state_is_a_fault_and_never_skipped(part, skip):
     start, train_step = machinery(skip=skip)
     state, _ = train_step(start(), batch(0))
-    assert step.unsound(state) == ""
+    assert unsound(state) == ""
     state, report = train_step(poisoned(state, part), batch(1))
     assert int(report["fault"]) == 2
     words = {"params": "the parameter", "average": "the average of", "carry": "the carried state"}
-    assert step.unsound(state).startswith(words.get(part, "the optimiser's"))
+    assert unsound(state).startswith(words.get(part, "the optimiser's"))
 
 
 @pytest.mark.parametrize("what", FAULTS)
@@ -406,7 +409,7 @@ def test_a_step_that_is_skipped_is_left_out(what):
     assert same_bits(one.replace(skips=other.skips), other)
     assert [int(report["skips"]["count"]) for report in reports] == [0, 0, 0, 1, 1, 2, 2]
     assert list(one.skips["steps"][:3]) == [4, 6, 0]
-    names = step.quantities(one)
+    names = quantities(one)
     assert [names[i] for i in one.skips["where"][:2]] == [NAMES[what]] * 2
     state, report = train_step(state.replace(skips=one.skips), batch(9, **FAULTS[what]))
     assert int(report["fault"]) == 8  # beyond the budget
@@ -415,13 +418,13 @@ def test_a_step_that_is_skipped_is_left_out(what):
 
 
 def test_of_many_skipped_steps_the_last_are_known():
-    start, train_step = machinery(skip=step.TOLD + 4)
+    start, train_step = machinery(skip=TOLD + 4)
     state = start()
-    for number in range(step.TOLD + 3):
+    for number in range(TOLD + 3):
         state, report = train_step(state, batch(number, factor=np.nan))
     assert int(report["fault"]) == 0
     assert int(report["steps"]) == 0
-    assert sorted(report["skips"]["steps"]) == list(range(4, step.TOLD + 4))
+    assert sorted(report["skips"]["steps"]) == list(range(4, TOLD + 4))
 
 
 def test_an_optimiser_that_overflows_is_a_fault():
@@ -447,13 +450,13 @@ def test_the_mean_of_norms_whose_sum_float32_cannot_hold():
         ),
     )
     made = optimiser(name="sgd", rate=1e-6)
-    train_step = step.make(steep, made, average_decay=0.9, reduction="mean", log_every=3)
-    state, norms = step.start(steep, made, seed=0, average=True), (2e38, 3e38, 7.0)
+    train_step = make_train_step(steep, made, average_decay=0.9, reduction="mean", log_every=3)
+    state, norms = initial_state(steep, made, seed=0, average=True), (2e38, 3e38, 7.0)
     for size in norms:
         state, report = train_step(state, batch(factor=size))
     assert int(report["fault"]) == 0
     assert sum(norms) > float(np.finfo(np.float32).max)
-    total = float(report["norm"]) + step.LARGE * float(report["norm_large"])
+    total = float(report["norm"]) + LARGE * float(report["norm_large"])
     assert total == pytest.approx(sum(norms), rel=1e-6)
     assert float(report["norm"]) == 7
     assert float(report["norm_max"]) == np.float32(3e38)
@@ -468,8 +471,8 @@ def test_parameters_that_are_all_zero_are_no_fault():
         ),
     )
     made = optimiser()
-    state = step.start(zero, made, seed=0, average=False)
-    train_step = step.make(zero, made, average_decay=0.0, reduction="mean", log_every=1)
+    state = initial_state(zero, made, seed=0, average=False)
+    train_step = make_train_step(zero, made, average_decay=0.0, reduction="mean", log_every=1)
     state, report = train_step(state, batch())
     assert (int(report["fault"]), float(report["ratio"])) == (0, 0)
 
@@ -481,14 +484,14 @@ def test_make_refuses():
 
 
 def test_steps_a_dispatch():
-    assert [step.steps_per_dispatch(w) for w in (1e3, 5e6, 25e6, 1e9)] == [16, 8, 1, 1]
+    assert [steps_per_dispatch(w) for w in (1e3, 5e6, 25e6, 1e9)] == [16, 8, 1, 1]
 
 
 def test_how_steps_are_grouped_changes_no_bit():
     made, ends = optimiser(), []
     for group, sizes in ((1, [1] * 7), (4, [4, 3]), (4, [1, 1, 2, 3]), (4, [1] * 7)):
-        state = step.start(task(), made, seed=0, average=True)
-        take = step.make(
+        state = initial_state(task(), made, seed=0, average=True)
+        take = make_train_step(
             task(), made, average_decay=0.9, reduction="mean", log_every=3, group=group
         )
         done = 0
@@ -509,8 +512,8 @@ def test_a_fault_within_a_group_ends_it():
     made = optimiser()
     kept = []
     for group in (1, 4):
-        state = step.start(task(), made, seed=0, average=True)
-        take = step.make(
+        state = initial_state(task(), made, seed=0, average=True)
+        take = make_train_step(
             task(), made, average_decay=0.9, reduction="mean", log_every=3, group=group
         )
         these = [batch(n, factor=np.nan if n == 2 else 1.0) for n in range(4)]

@@ -14,12 +14,18 @@ import jax
 import numpy as np
 import pytest
 
-from rnnlab.errors import DivergedError, InUseError, StorageError, UsageError
+from rnnlab import tasks
+from rnnlab.errors import DivergedError, Interrupted, InUseError, StorageError, UsageError
 from rnnlab.run import checkpoint, config
 from rnnlab.run import process as host
 from rnnlab.run.files import read_json, read_rows, write_json
 from rnnlab.run.folder import lock
-from rnnlab.train import parallel, record, train
+from rnnlab.train import parallel, single
+from rnnlab.train.from_config import build
+from rnnlab.train.record import Record
+from rnnlab.train.saved import mended_config, open_run
+from rnnlab.train.session import fit
+from rnnlab.train.state import configured_state
 from tests.faults.lab import SMALL, differences, leaves, make_text, rows
 from tests.support import ROOT
 
@@ -53,13 +59,13 @@ def assert_same_run(one: Path, other: Path) -> None:
 def straight(text, tmp_path_factory) -> Path:
     """A run that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("straight") / "run"
-    train.train(made(text), workdir, [])
+    fit(made(text), workdir, [])
     return workdir
 
 
 def stop_after(monkeypatch, step: int) -> None:
     """SIGTERM once the step has been taken, as a scheduler would send it."""
-    make = train.stepping.make
+    make = single.make_train_step
 
     def counted(*args, **kwargs):
         inner = make(*args, **kwargs)
@@ -72,7 +78,7 @@ def stop_after(monkeypatch, step: int) -> None:
 
         return step_and_kill
 
-    monkeypatch.setattr(train.stepping, "make", counted)
+    monkeypatch.setattr(single, "make_train_step", counted)
 
 
 def test_a_run_folder_explains_itself(straight, text):
@@ -120,11 +126,11 @@ def test_stopped_by_a_signal_and_resumed_is_the_same_run(
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, step)
-        with pytest.raises(train.Interrupted) as stopped:
-            train.train(made(text), workdir, [])
+        with pytest.raises(Interrupted) as stopped:
+            fit(made(text), workdir, [])
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     assert checkpoint.steps(workdir / "checkpoints")[-1] == step
-    train.train(None, workdir, [])
+    fit(None, workdir, [])
     assert_same_run(straight, workdir)
     assert json.loads((workdir / "run.json").read_text())["resumed"][0]["step"] == step
 
@@ -134,7 +140,7 @@ def test_rows_beyond_the_checkpoint_are_written_once(straight, text, tmp_path, m
     """A crash between two checkpoints: the rows after the last one are dropped and made again."""
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        make = train.stepping.make
+        make = single.make_train_step
 
         def failing(*args, **kwargs):
             inner = make(*args, **kwargs)
@@ -146,12 +152,12 @@ def test_rows_beyond_the_checkpoint_are_written_once(straight, text, tmp_path, m
 
             return step
 
-        patch.setattr(train.stepping, "make", failing)
+        patch.setattr(single, "make_train_step", failing)
         with pytest.raises(RuntimeError, match="power cut"):
-            train.train(made(text), workdir, [])
+            fit(made(text), workdir, [])
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 26, "spl')
-    train.train(made(text), workdir, [])
+    fit(made(text), workdir, [])
     assert_same_run(straight, workdir)
 
 
@@ -160,15 +166,15 @@ def test_a_damaged_newest_checkpoint_costs_only_time(straight, text, tmp_path, m
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
         stop_after(patch, 17)
-        with pytest.raises(train.Interrupted):
-            train.train(made(text), workdir, [])
+        with pytest.raises(Interrupted):
+            fit(made(text), workdir, [])
     victim = max(
         (workdir / "checkpoints" / "00000017" / "state").rglob("*"), key=lambda p: p.stat().st_size
     )
     damaged = bytearray(victim.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     victim.write_bytes(damaged)
-    train.train(None, workdir, [])
+    fit(None, workdir, [])
     assert "00000017" in capsys.readouterr().err
     assert_same_run(straight, workdir)
 
@@ -176,14 +182,14 @@ def test_a_damaged_newest_checkpoint_costs_only_time(straight, text, tmp_path, m
 def test_evaluation_sampling_and_checkpoints_do_not_change_training(straight, text, tmp_path):
     workdir = tmp_path / "run"
     quiet = ("train.eval_every=0", "train.sample_every=0", "train.checkpoint_every=0")
-    train.train(made(text, *quiet), workdir, [])
+    fit(made(text, *quiet), workdir, [])
     assert leaves(workdir) == leaves(straight)
 
 
 def test_a_finished_run_is_left_as_it_is(straight, text, capsys):
     before = {p: p.read_bytes() for p in straight.glob("*.*") if p.suffix in (".jsonl", ".txt")}
     summary = json.loads((straight / "summary.json").read_text())
-    train.train(None, straight, [])
+    fit(None, straight, [])
     assert before == {p: p.read_bytes() for p in before}
     assert json.loads((straight / "summary.json").read_text()) == summary
 
@@ -192,7 +198,7 @@ def test_another_config_on_the_same_folder_is_refused(straight, text):
     with pytest.raises(
         UsageError, match=r"optim\.clip_norm: the run has 1\.0, you gave 2\.0"
     ) as error:
-        train.train(made(text, "optim.clip_norm=2.0"), straight, [])
+        fit(made(text, "optim.clip_norm=2.0"), straight, [])
     assert "\n" not in str(error.value)
 
 
@@ -200,9 +206,9 @@ def test_another_config_on_the_same_folder_is_refused(straight, text):
 def test_a_run_on_a_constant_schedule_can_be_made_longer(text, tmp_path):
     constant = ("optim.schedule=constant", "train.log_every=10", "train.eval_every=10")
     short, long = tmp_path / "short", tmp_path / "long"
-    train.train(made(text, *constant, "train.steps=20"), short, [])
-    train.train(made(text, *constant), short, [])
-    train.train(made(text, *constant), long, [])
+    fit(made(text, *constant, "train.steps=20"), short, [])
+    fit(made(text, *constant), short, [])
+    fit(made(text, *constant), long, [])
     assert leaves(short) == leaves(long)
     assert [r["step"] for r in rows(short)] == [r["step"] for r in rows(long)]
 
@@ -210,9 +216,9 @@ def test_a_run_on_a_constant_schedule_can_be_made_longer(text, tmp_path):
 @pytest.mark.slow
 def test_a_run_cannot_be_made_shorter_than_it_is(text, tmp_path):
     quiet = ("train.eval_every=0", "train.sample_every=0", "optim.schedule=constant")
-    train.train(made(text, *quiet, "train.steps=20"), tmp_path / "run", [])
+    fit(made(text, *quiet, "train.steps=20"), tmp_path / "run", [])
     with pytest.raises(UsageError, match="has done 20 steps"):
-        train.train(made(text, *quiet, "train.steps=10"), tmp_path / "run", [])
+        fit(made(text, *quiet, "train.steps=10"), tmp_path / "run", [])
 
 
 def test_keys_too_many_or_too_few_are_one_line(text):
@@ -220,18 +226,18 @@ def test_keys_too_many_or_too_few_are_one_line(text):
     with more.optim.unlocked():
         more.optim.nesterov = True
     with pytest.raises(UsageError, match="nesterov"):
-        train.build(more)
+        build(more)
     fewer = made(text)
     with fewer.data.unlocked():
         del fewer.data.forget
     with pytest.raises(UsageError, match="forget"):
-        train.build(fewer)
+        build(fewer)
 
 
 @pytest.mark.slow
 def test_bytes_are_called_bytes(text, tmp_path):
     workdir = tmp_path / "run"
-    train.train(made(text, "data.level=byte", "train.log_every=10"), workdir, [])
+    fit(made(text, "data.level=byte", "train.log_every=10"), workdir, [])
     found = read_rows(workdir / "metrics.jsonl")
     assert any("bytes_per_second" in r for r in found)
     assert any("bits_per_byte" in r for r in found)
@@ -239,13 +245,13 @@ def test_bytes_are_called_bytes(text, tmp_path):
 
 def test_a_run_on_a_cosine_cannot(straight, text):
     with pytest.raises(UsageError, match=r"train\.steps: the run has 30, you gave 40"):
-        train.train(made(text, "train.steps=40"), straight, [])
+        fit(made(text, "train.steps=40"), straight, [])
 
 
 def test_a_folder_of_something_else_is_left_alone(text, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("mine\n")
     with pytest.raises(UsageError, match=r"metrics\.jsonl but no config\.json"):
-        train.train(made(text), tmp_path, [])
+        fit(made(text), tmp_path, [])
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert (tmp_path / "metrics.jsonl").read_text() == "mine\n"
 
@@ -257,7 +263,7 @@ def test_a_changed_text_is_refused(straight, text, tmp_path):
     try:
         text.write_text(old.replace("question", "questino", 1))
         with pytest.raises(UsageError, match="changed since it began"):
-            train.train(None, workdir, [])
+            fit(None, workdir, [])
     finally:
         text.write_text(old)
 
@@ -269,46 +275,46 @@ def test_a_damaged_config_is_named_or_put_back(straight, text, tmp_path, capsys)
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"steps": 30', b'"steps": 31'))
     with pytest.raises(UsageError, match=r"config\.json: it has changed .* puts it back"):
-        train.open_run(workdir, "best", print)
-    assert train.mended_config(workdir, print) == config.from_json(read_json(path))
+        open_run(workdir, "best", print)
+    assert mended_config(workdir, print) == config.from_json(read_json(path))
     assert path.read_bytes() == content
     assert "put back as it was at step 30" in capsys.readouterr().out
     path.write_bytes(content.replace(b'"steps": 30', b'"steps": 31'))
     shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(UsageError, match=r"config\.json: it has changed"):
-        train.train(None, workdir, [])
+        fit(None, workdir, [])
 
 
 def test_rows_that_have_gone_while_the_run_goes_on_are_the_disks_fault(text, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    validated = record.Record.validated
+    validated = Record.validated
 
     def removed(self, step, found):
         better = validated(self, step, found)
         (workdir / "metrics.jsonl").unlink()
         return better
 
-    monkeypatch.setattr(record.Record, "validated", removed)
+    monkeypatch.setattr(Record, "validated", removed)
     with pytest.raises(StorageError, match=r"cannot read .*metrics\.jsonl: No such file"):
-        train.train(made(text), workdir, [])
+        fit(made(text), workdir, [])
 
 
 def test_a_folder_in_use_is_refused(straight, text):
     with lock(straight), pytest.raises(InUseError):
-        train.train(None, straight, [])
+        fit(None, straight, [])
 
 
 def test_divergence_stops_and_keeps_the_last_good_state(text, tmp_path):
     workdir = tmp_path / "run"
     wild = ("optim.name=sgd", "optim.learning_rate=1e38", "optim.clip_norm=inf")
     with pytest.raises(DivergedError) as error:
-        train.train(made(text, *wild, "optim.warmup_steps=0", "optim.ema=0"), workdir, [])
+        fit(made(text, *wild, "optim.warmup_steps=0", "optim.ema=0"), workdir, [])
     assert error.value.exit_code == 3
     message = str(error.value)
     assert "step" in message
     assert "threshold inf" in message
     assert "\n" not in message
-    run = train.open_run(workdir, "latest", print)
+    run = open_run(workdir, "latest", print)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
 
 
@@ -316,7 +322,7 @@ def test_evaluate_and_sample_need_nothing_but_the_folder(straight, text, tmp_pat
     moved = text.with_suffix(".moved")
     text.rename(moved)
     try:
-        run = train.open_run(straight, "best", print)
+        run = open_run(straight, "best", print)
         best = min(rows(straight), key=lambda r: (r["split"] != "valid", r["loss"]))
         assert run.meta["step"] == best["step"]
         found = run.task.evaluate(run.params)
@@ -329,8 +335,8 @@ def test_evaluate_and_sample_need_nothing_but_the_folder(straight, text, tmp_pat
 def test_full_evaluation_equals_one_stream_read_from_the_start(text, tmp_path):
     """Many streams with burn-in come close to a single one, which is the definition."""
     settings = made(text, "eval.burn_in=64", "model.dropout=0", "model.options.recurrent_dropout=0")
-    task, _ = train.build(settings)
-    one, _ = train.build(made(text, "eval.streams=1"))
+    task, _ = build(settings)
+    one, _ = build(made(text, "eval.streams=1"))
     params = task.init(jax.random.key(1))
     assert task.evaluate(params)["loss"] == pytest.approx(one.evaluate(params)["loss"], abs=5e-4)
 
@@ -342,9 +348,9 @@ def test_several_steps_a_dispatch_are_the_same_run(straight, text, tmp_path, mon
     several = "train.steps_per_dispatch=3"
     with monkeypatch.context() as patch:
         stop_after(patch, 19)  # groups end at 3, 4, 7, 8, 10, 12, 14, 15, 16, 19, 20 ...
-        with pytest.raises(train.Interrupted, match="after step 19"):
-            train.train(made(text, several), workdir, [])
-    train.train(None, workdir, [])
+        with pytest.raises(Interrupted, match="after step 19"):
+            fit(made(text, several), workdir, [])
+    fit(None, workdir, [])
     assert_same_run(straight, workdir)
 
 
@@ -354,7 +360,7 @@ def test_divergence_is_found_in_a_group_too(text, tmp_path):
     told = []
     for count in (1, 3):
         with pytest.raises(DivergedError) as error:
-            train.train(
+            fit(
                 made(text, *wild, "optim.warmup_steps=0", f"train.steps_per_dispatch={count}"),
                 tmp_path / str(count),
                 [],
@@ -369,19 +375,19 @@ def test_split_over_two_devices(straight, text, tmp_path, monkeypatch, capsys):
     """The same bits when stopped and resumed; on another number of devices, a warning."""
     monkeypatch.setattr(parallel, "cores", lambda: 2)
     two, stopped = tmp_path / "two", tmp_path / "stopped"
-    train.train(made(text, "parallel.devices=2"), two, [])
+    fit(made(text, "parallel.devices=2"), two, [])
     with monkeypatch.context() as patch:
         stop_after(patch, 13)
-        with pytest.raises(train.Interrupted):
-            train.train(made(text, "parallel.devices=2"), stopped, [])
+        with pytest.raises(Interrupted):
+            fit(made(text, "parallel.devices=2"), stopped, [])
     shutil.copytree(stopped, tmp_path / "moved")
-    train.train(None, stopped, [])
+    fit(None, stopped, [])
     assert_same_run(two, stopped)
     run = json.loads((two / "run.json").read_text())
     assert run["split"] == "2 devices"
     assert 0 < run["start_seconds"] < 600
     capsys.readouterr()
-    train.train(made(text, "parallel.devices=1"), tmp_path / "moved", [])
+    fit(made(text, "parallel.devices=1"), tmp_path / "moved", [])
     assert 'split: checkpoint has "2 devices", this run has "1 device"' in capsys.readouterr().err
     resumed = json.loads((tmp_path / "moved" / "run.json").read_text())["resumed"][0]
     assert resumed["split"] == "1 device"
@@ -391,12 +397,12 @@ def test_split_over_two_devices(straight, text, tmp_path, monkeypatch, capsys):
     losses = [rows(w)[-1]["loss"] for w in (straight, two, tmp_path / "moved")]
     assert losses[0] != losses[1]
     assert max(losses) - min(losses) < 0.1
-    train.open_run(two, "best", pytest.fail)  # to evaluate, on one device, is no reason to warn
+    open_run(two, "best", pytest.fail)  # to evaluate, on one device, is no reason to warn
 
 
 def struck(patch, value: float, *bad: int) -> None:
     """From now on the loss of the steps `bad` is `value`."""
-    make = train.tasks.make_task
+    make = tasks.make_task
 
     def changed(config, kept=None):
         task = make(config, kept)
@@ -410,7 +416,7 @@ def struck(patch, value: float, *bad: int) -> None:
 
         return task._replace(batch=batch, loss=loss)
 
-    patch.setattr(train.tasks, "make", changed)
+    patch.setattr(tasks, "make_task", changed)
 
 
 @pytest.mark.slow
@@ -419,21 +425,21 @@ def test_a_run_that_stopped_goes_on_without_the_step(text, tmp_path, monkeypatch
     struck(monkeypatch, np.nan, 11, 20, 23)
     with monkeypatch.context() as patch:
         stop_after(patch, 10)
-        with pytest.raises(train.Interrupted):
-            train.train(made(text), tmp_path, [])
+        with pytest.raises(Interrupted):
+            fit(made(text), tmp_path, [])
     with pytest.raises(DivergedError) as error:
-        train.train(None, tmp_path, [])
+        fit(None, tmp_path, [])
     told = str(error.value)
     assert told.startswith("diverged at step 11: the loss is not finite, and neither is bad in its")
     assert "step 10, is kept" in told
     assert "train.skip_faults=1 with --config=FILE" in told
     assert json.loads((tmp_path / "summary.json").read_text())["diverged_at"] == 11
-    assert train.open_run(tmp_path, "best", pytest.fail).meta["metric"] > 0
+    assert open_run(tmp_path, "best", pytest.fail).meta["metric"] > 0
     with pytest.raises(
         DivergedError, match=r"at step 23: .*2 of 2 steps .* skipped before: 11, 20"
     ):
-        train.train(made(text, "train.skip_faults=2"), tmp_path, [])
-    train.train(made(text, "train.skip_faults=3"), tmp_path, [])
+        fit(made(text, "train.skip_faults=2"), tmp_path, [])
+    fit(made(text, "train.skip_faults=3"), tmp_path, [])
     counts = {row["step"]: row.get("skipped") for row in rows(tmp_path) if row["split"] == "train"}
     assert counts == {4: None, 8: None, 12: 1, 16: 1, 20: 2, 24: 3, 28: 3}
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -445,7 +451,7 @@ def test_a_run_that_stopped_goes_on_without_the_step(text, tmp_path, monkeypatch
 
 
 def test_a_damaged_state_is_not_saved(text, tmp_path, monkeypatch):
-    make = train.stepping.make
+    make = single.make_train_step
 
     def damaging(*args, **kwargs):
         inner = make(*args, **kwargs)
@@ -458,15 +464,15 @@ def test_a_damaged_state_is_not_saved(text, tmp_path, monkeypatch):
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.stepping, "make", damaging)
+        patch.setattr(single, "make_train_step", damaging)
         with pytest.raises(DivergedError) as error:
-            train.train(made(text), tmp_path, [])
+            fit(made(text), tmp_path, [])
     told = str(error.value)
     assert "at step 9: the loss is not finite (" in told
     assert (
         "the last good state, step 7, is kept: before that step the parameter layers/0/bias" in told
     )
-    run = train.open_run(tmp_path, "latest", pytest.fail)
+    run = open_run(tmp_path, "latest", pytest.fail)
     assert run.meta["step"] == 7
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
 
@@ -474,8 +480,8 @@ def test_a_damaged_state_is_not_saved(text, tmp_path, monkeypatch):
 def without_later_leaves(workdir: Path) -> None:
     """Its checkpoints as an older rnnlab would have written them."""
     settings = config.from_json(read_json(workdir / "config.json"))
-    task, optimiser = train.build(settings)
-    state, root = train.initial(settings, task, optimiser), workdir / "checkpoints"
+    task, optimiser = build(settings)
+    state, root = configured_state(settings, task, optimiser), workdir / "checkpoints"
     for step in checkpoint.steps(root):
         options = {"fingerprint": task.fingerprint}
         found, meta = checkpoint.restore(root, state, step=step, warn=print, **options)
@@ -496,8 +502,8 @@ def test_a_run_of_before_there_were_devices_goes_on(straight, text, tmp_path):
         del old["model"][key]
     old["model"]["compute_dtype"] = None
     config_file.write_text(json.dumps(old))
-    train.train(None, workdir, [])
-    assert train.open_run(workdir, "latest", print).meta["step"] == STEPS
+    fit(None, workdir, [])
+    assert open_run(workdir, "latest", print).meta["step"] == STEPS
 
 
 # Separate processes
@@ -536,7 +542,7 @@ def test_every_k_in_separate_processes(k, launched_straight, text, tmp_path):
     workdir = tmp_path / "run"
     code = (
         "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import launch; "
-        "from rnnlab import train; make = train.stepping.make\n"
+        "from rnnlab.train import single; make = single.make_train_step\n"
         "def counted(*a, **o):\n"
         "    inner = make(*a, **o)\n"
         "    def step(state, batch):\n"
@@ -544,7 +550,7 @@ def test_every_k_in_separate_processes(k, launched_straight, text, tmp_path):
         f"        if int(report['step']) == {k}: os.kill(os.getpid(), signal.SIGINT)\n"
         "        return state, report\n"
         "    return step\n"
-        "train.stepping.make = counted\n"
+        "single.make_train_step = counted\n"
         "sys.exit(launch.main(sys.argv[2:]))\n"
     )
     arguments = command(workdir, text)[2:]
@@ -595,7 +601,7 @@ def test_run_json_describes_the_last_resumptions_and_counts_them_all(straight, t
     path = workdir / "run.json"
     run = read_json(path)
     write_json(path, run | {"resumed": [{"step": n} for n in range(25)], "resumptions": 25})
-    train.train(None, workdir, [])
+    fit(None, workdir, [])
     run = read_json(path)
     assert run["resumptions"] == 26
     assert [entry["step"] for entry in run["resumed"]] == [

@@ -11,10 +11,14 @@ from rnnlab.errors import UsageError
 from rnnlab.recurrence import taps
 from rnnlab.run import config
 from rnnlab.sweep import population
-from rnnlab.train import optim, parallel, train
-from rnnlab.train import step as stepping
+from rnnlab.train import optim, parallel
+from rnnlab.train import single as crew
 from rnnlab.train import watch as seen
+from rnnlab.train.from_config import build, build_optimiser
 from rnnlab.train.omega import penalty
+from rnnlab.train.session import fit
+from rnnlab.train.state import configured_state, initial_state
+from rnnlab.train.step import make_train_step
 from tests.sweep.test_population import made
 from tests.train import test_parallel
 from tests.train.test_parallel import split_of, two_devices
@@ -30,10 +34,10 @@ def looks(folder):
 def taken(text, kind, watch, steps=3):
     """(the report's "seen" after some steps, the task, the state before the last, its batch)."""
     settings = made(text, {}, *NO_DROPOUT)
-    task, optimiser = train.build(settings)
+    task, optimiser = build(settings)
     split = split_of(kind)
-    state = parallel.place(split, train.initial(settings, task, optimiser))
-    step = stepping.make(
+    state = parallel.place(split, configured_state(settings, task, optimiser))
+    step = make_train_step(
         task,
         optimiser,
         average_decay=0.9,
@@ -101,7 +105,7 @@ def test_looking_changes_the_training_by_rounding_alone(text, tmp_path):
     folders = []
     for every in (0, 7):
         folder = tmp_path / str(every)
-        train.train(made(text, {"diagnose.every": every}), folder, [])
+        fit(made(text, {"diagnose.every": every}), folder, [])
         folders.append(folder)
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -122,8 +126,8 @@ def test_looking_changes_the_training_by_rounding_alone(text, tmp_path):
 def test_a_resumed_run_has_the_same_rows(text, tmp_path, monkeypatch):
     changes = {"diagnose.every": 4, "train.steps_per_dispatch": 3, "train.checkpoint_every": 10}
     settings = made(text, changes)
-    train.train(settings, tmp_path / "straight", [])
-    make = stepping.make
+    fit(settings, tmp_path / "straight", [])
+    make = make_train_step
 
     def killed(*arguments, **options):
         inner = make(*arguments, **options)
@@ -136,11 +140,11 @@ def test_a_resumed_run_has_the_same_rows(text, tmp_path, monkeypatch):
         return step
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.stepping, "make", killed)
+        patch.setattr(crew, "make_train_step", killed)
         with pytest.raises(RuntimeError, match="power cut"):
-            train.train(settings, tmp_path / "killed", [])
+            fit(settings, tmp_path / "killed", [])
     assert looks(tmp_path / "killed")  # they are made again
-    train.train(settings, tmp_path / "killed", [])
+    fit(settings, tmp_path / "killed", [])
     assert looks(tmp_path / "killed") == looks(tmp_path / "straight")
 
 
@@ -150,14 +154,14 @@ def test_the_members_of_a_population_see_what_they_see_alone(text, tmp_path):
     folders = [tmp_path / f"member{i}" for i in range(2)]
     same = {"diagnose.every": 20, "optim.schedule": "constant"}
     configs = [made(text, {**same, **change}) for change in changes]
-    tasks = [train.build(one)[0] for one in configs]
+    tasks = [build(one)[0] for one in configs]
     for mapped in ("loop", "vmap"):
         crew = population.Population(
             configs, tasks, jax.local_devices()[:1], lambda: None, mapped=mapped
         )
         crew.compile()
         records = [
-            train.initial(c, t, train.optimiser_of(c, {}))
+            configured_state(c, t, build_optimiser(c, {}))
             for c, t in zip(configs, tasks, strict=True)
         ]
 
@@ -176,35 +180,37 @@ def test_the_members_of_a_population_see_what_they_see_alone(text, tmp_path):
             alone = folders[index]
             if not alone.exists():
                 config.assign(one, "train.steps", "20")
-                train.train(one, alone, [])
+                fit(one, alone, [])
                 config.assign(one, "train.steps", "60")
             row = looks(alone)[0]
-            mine = seen.row(task.probe, taps.part_names(task.probe.net.cell), found[index])
+            mine = seen.diagnosis_row(
+                task.probe, taps.part_names(task.probe.net.cell), found[index]
+            )
             for layer, parts in row["flow"].items():
                 for part, values in parts.items():
                     np.testing.assert_allclose(mine["flow"][layer][part], values, rtol=5e-3)
 
 
 def test_what_has_no_layers_cannot_be_looked_into(text):
-    task, optimiser = train.build(made(text))
+    task, optimiser = build(made(text))
     bare = task._replace(probe=None)
     options = {"average_decay": 0.0, "reduction": "mean", "log_every": 1}
     with pytest.raises(UsageError, match=r"set diagnose\.every to 0"):
-        stepping.make(bare, optimiser, watch="flow", **options)
+        make_train_step(bare, optimiser, watch="flow", **options)
     with pytest.raises(UsageError, match=r"set optim\.omega to 0"):
-        stepping.make(bare, optimiser, omega=1.0, **options)
+        make_train_step(bare, optimiser, omega=1.0, **options)
     with pytest.raises(UsageError, match=r"optim\.omega must be at least 0, got -1"):
-        stepping.make(task, optimiser, omega=-1.0, **options)
+        make_train_step(task, optimiser, omega=-1.0, **options)
     with pytest.raises(UsageError, match=r"set parallel\.devices to 1"):
-        stepping.make(task, optimiser, omega=1.0, split=parallel.Split((1, 2)), **options)
+        make_train_step(task, optimiser, omega=1.0, split=parallel.Split((1, 2)), **options)
 
 
 @pytest.mark.slow
 def test_omega_is_part_of_what_is_differentiated(text):
     """One step of plain descent moves the weights by the gradient of loss + weight * Omega."""
     settings = made(text, {"optim.clip_norm": float("inf")}, *NO_DROPOUT)
-    task, _ = train.build(settings)
-    plain = optim.make(
+    task, _ = build(settings)
+    plain = optim.make_optimiser(
         name="sgd",
         clip="global_norm",
         clip_norm=float("inf"),
@@ -218,14 +224,14 @@ def test_omega_is_part_of_what_is_differentiated(text):
     )
     moved = {}
     for weight in (0.0, 2.0):
-        state = stepping.start(task, plain, seed=0, average=False)
+        state = initial_state(task, plain, seed=0, average=False)
         before = jax.tree.map(np.array, state.params)
-        step = stepping.make(
+        step = make_train_step(
             task, plain, average_decay=0.0, reduction="mean", log_every=1, omega=weight
         )
         state, _ = step(state, task.batch(0))
         moved[weight] = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)
-    state = stepping.start(task, plain, seed=0, average=False)
+    state = initial_state(task, plain, seed=0, average=False)
     expected = jax.grad(lambda p: penalty(task.probe, p, state.carry, task.batch(0)))(state.params)
     jax.tree.map(
         lambda with_it, without, g: np.testing.assert_allclose(

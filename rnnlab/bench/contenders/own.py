@@ -18,7 +18,9 @@ from rnnlab.bench.contenders.contender import (
 )
 from rnnlab.models import interop, sample, stack
 from rnnlab.tasks.metrics import tokens as metrics
-from rnnlab.train import optim, parallel, step
+from rnnlab.train import optim, parallel
+from rnnlab.train.state import initial_state
+from rnnlab.train.step import make_train_step
 from rnnlab.types import Model, Params, Probe, Task
 
 # The biases are no zeros: a gate out of place would hide behind them.
@@ -190,7 +192,7 @@ class Own(Contender):
         self._start(parallel.choose(requested=0, batch=case.batch))
 
     def _start(self, split: parallel.Split) -> None:
-        optimiser = optim.make(
+        optimiser = optim.make_optimiser(
             name="adam",
             clip="global_norm",
             clip_norm=CLIP,
@@ -202,7 +204,7 @@ class Own(Contender):
             weight_decay=0.0,
             schedule=optax.constant_schedule(LEARNING_RATE),
         )
-        self.train_step: Any = step.make(
+        self.train_step: Any = make_train_step(
             self.task,
             optimiser,
             average_decay=0.0,
@@ -211,7 +213,9 @@ class Own(Contender):
             watch=self.watch,
             split=split,
         )
-        self.state = parallel.place(split, step.start(self.task, optimiser, seed=0, average=False))
+        self.state = parallel.place(
+            split, initial_state(self.task, optimiser, seed=0, average=False)
+        )
         self.batch, self.report = self.task.batch(0), None
 
     def step(self) -> None:
