@@ -57,10 +57,10 @@ def test_importing_rnnlab_sets_nothing():
 def test_the_limit_of_open_files_is_raised():
     resource = pytest.importorskip("resource")
     code = (
-        "import resource; from rnnlab import host\n"
+        "import resource; from rnnlab.run import process\n"
         "_, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))\n"
-        "host.allow_files(); print(*resource.getrlimit(resource.RLIMIT_NOFILE), most)"
+        "process.allow_files(); print(*resource.getrlimit(resource.RLIMIT_NOFILE), most)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
@@ -72,8 +72,8 @@ def test_the_limit_of_open_files_is_raised():
 
 def test_programs_that_cannot_be_kept_cost_time_and_no_words(tmp_path):
     code = (
-        "import resource, sys, jax; from pathlib import Path; from rnnlab import host\n"
-        "host.keep_compiled(Path(sys.argv[1]))\n"
+        "import resource, sys, jax; from pathlib import Path; from rnnlab.run import process\n"
+        "process.keep_compiled(Path(sys.argv[1]))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "print(jax.jit(lambda x: x + 1)(2))"
     )
