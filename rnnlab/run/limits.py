@@ -1,4 +1,8 @@
-"""The numbers that a config may have: what a step can count and reckon with, and memory can hold."""
+"""The numbers that a config may have: what a step can count and reckon with, and memory can hold.
+
+`validate` is for the keys that any task has; a task checks its own with `check_sizes` and
+`check_together`, before it makes anything of that size.
+"""
 
 import math
 import os
@@ -14,18 +18,10 @@ UNBOUNDED = ("seed",)  # checked by itself
 ENDLESS = ("optim.clip_norm",)  # inf means off
 # A kernel with so many rows and columns is 4 TiB. The last part of a key says what is a size.
 WIDEST = 2**20
-SIZES = (
-    *("hidden", "size", "side", "embedding", "embedding_size", "features", "channels", "symbols"),
-    *("kinds", "depth", "beam", "stack", "python_snippets"),
-)
+SIZES = ("hidden", "size", "side", "embedding", "embedding_size", "features", "channels", "beam")
 # No machine has the memory for as many steps at once; each is one number at the very least.
 TOGETHER = 2**28
-BATCHES = (
-    ("train.batch_size", "train.window"),
-    ("eval.chunk", "train.window"),
-    ("eval.random_windows", "eval.random_window"),
-    ("sample.python_snippets", "sample.snippet_length"),
-)
+BATCHES = (("train.batch_size", "train.window"), ("eval.chunk", "train.window"))
 
 
 def _number(key: str, value: Any) -> None:
@@ -43,12 +39,15 @@ def _number(key: str, value: Any) -> None:
         if 0 < abs(value) < SMALLEST:
             raise UsageError(f"config key '{key}' is {value}: in float32 that is 0")
     elif isinstance(value, int) and key not in UNBOUNDED:
-        most = WIDEST if key.rpartition(".")[2] in SIZES else INT32
-        if abs(value) > most:
-            shown = "2^20" if most == WIDEST else "2^31 - 1"
-            # Python spells no integer of more than 4300 digits.
-            got = value if value.bit_length() < 300 else f"one of {value.bit_length()} bits"
-            raise UsageError(f"config key '{key}' must be at most {shown}, got {got}")
+        _at_most(key, value, WIDEST if key.rpartition(".")[2] in SIZES else INT32)
+
+
+def _at_most(key: str, value: int, most: int) -> None:
+    if abs(value) > most:
+        shown = "2^20" if most == WIDEST else "2^31 - 1"
+        # Python spells no integer of more than 4300 digits.
+        got = value if value.bit_length() < 300 else f"one of {value.bit_length()} bits"
+        raise UsageError(f"config key '{key}' must be at most {shown}, got {got}")
 
 
 def _name(key: str, value: str) -> None:
@@ -88,7 +87,23 @@ def validate(config: Config) -> None:
             raise UsageError(f"config key '{key}' must be at most {high}, got {values[key]}")
     if values["seed"] >= 2**32:
         raise UsageError(f"config key 'seed' must be below 2^32, got {values['seed']}")
-    for rows, steps in BATCHES:
+    check_together(config, *BATCHES)
+
+
+def check_sizes(config: Config, *keys: str) -> None:
+    """Raise UsageError where the integer of one of these keys is above WIDEST. A key that the config
+    lacks, or leaves empty, passes."""
+    values = flat(config)
+    for key in keys:
+        if isinstance(value := values.get(key), int):
+            _at_most(key, value, WIDEST)
+
+
+def check_together(config: Config, *pairs: tuple[str, str]) -> None:
+    """Raise UsageError where the product of the two keys of a pair, rows and steps, is above TOGETHER.
+    A pair that the config lacks passes."""
+    values = flat(config)
+    for rows, steps in pairs:
         pair = [n for n in (values.get(rows), values.get(steps)) if isinstance(n, int) and n > 0]
         if len(pair) == 2 and pair[0] * pair[1] > TOGETHER:
             raise UsageError(

@@ -22,6 +22,7 @@ import numpy as np
 
 from rnnlab.data import draws
 from rnnlab.errors import UsageError
+from rnnlab.run.limits import check_sizes
 from rnnlab.tasks.kinds import sequences
 from rnnlab.types import About, Config, Task
 
@@ -39,6 +40,7 @@ BRACKETS = ("()", "[]", "{}", "<>")
 def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it. Raises UsageError for kinds or a depth out
     of range."""
+    check_sizes(config, "data.depth")
     facts = sequences.options(config, kinds=2, depth=4)
     kinds, most = facts["kinds"], facts["depth"]
     if kinds < 2:

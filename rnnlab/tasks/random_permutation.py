@@ -18,6 +18,7 @@ import numpy as np
 
 from rnnlab.data import draws
 from rnnlab.errors import UsageError
+from rnnlab.run.limits import check_sizes
 from rnnlab.tasks.kinds import sequences
 from rnnlab.types import About, Config, Task
 
@@ -31,6 +32,7 @@ ABOUT = About(
 
 def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; a run keeps nothing for it. Raises UsageError for too few symbols."""
+    check_sizes(config, "data.symbols")
     facts = sequences.options(config, symbols=100)
     size = facts["symbols"]
     if size < 3:

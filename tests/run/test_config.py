@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def test_a_config_finds_its_neighbours_from_any_working_folder(folder, monkeypat
     monkeypatch.undo()
     monkeypatch.chdir(neighbours)
     before = [*sys.path]
-    for path in ("mine.py", neighbours / "mine.py", "../recipes/mine.py"):
+    for path in ("mine.py", neighbours / "mine.py", os.path.join(os.pardir, "recipes", "mine.py")):
         assert configuration.load(path).name == "one"
     assert sys.path == before
 

@@ -20,6 +20,7 @@ from rnnlab.models import configured, sample
 from rnnlab.recurrence.leaves import select
 from rnnlab.run.files import read_json, write_file, write_json
 from rnnlab.run.folder import unchanged
+from rnnlab.run.limits import check_sizes, check_together
 from rnnlab.tasks.language_model import batches as data
 from rnnlab.tasks.language_model import corpora
 from rnnlab.tasks.metrics import tokens as metrics
@@ -136,6 +137,12 @@ def parses(text: str) -> bool:
 
 def make_task(config: Config, kept: Path | None = None) -> Task:
     """The task of `config`; with `kept`, vocabulary and held-out text come from that run."""
+    check_sizes(config, "sample.python_snippets")
+    check_together(
+        config,
+        ("eval.random_windows", "eval.random_window"),
+        ("sample.python_snippets", "sample.snippet_length"),
+    )
     train_config, unit = config.train, config.data.level
     rows, window = train_config.batch_size, train_config.window
     held = None if kept is None else kept / "valid.npy"

@@ -16,6 +16,7 @@ from rnnlab.data.draws import EVALUATE, TEST, TRAIN
 from rnnlab.errors import UsageError
 from rnnlab.models import configured
 from rnnlab.run.figure import save
+from rnnlab.run.limits import check_sizes
 from rnnlab.tasks.kinds import examples, sequences
 from rnnlab.tasks.metrics.texts import best_constant, error_rates
 from rnnlab.tasks.metrics.tokens import Sums
@@ -191,6 +192,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     Raises UsageError for options that do not fit, or clips that are missing or damaged.
     """
     optional.needed("jiwer", "counting errors")  # now, and not at the first validation
+    check_sizes(config, "data.stack")
     question = question_of(config, kept)
     sounds, mel, sizes = question.sounds, question.mel, question.sizes
     transcripts = Transcripts(config, question, reader(configured.model_to_read(config, **sizes)))
