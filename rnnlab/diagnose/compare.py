@@ -69,8 +69,7 @@ def measure(folder: Path, which: str, window: int, warn: Callable[[str], None]) 
                     subject = of_run(path, which, window, warn)
                     start, end = _curve(untrained(subject)), _curve(subject)
                 except UsageError as error:
-                    refusals.append(error)
-                    warn(f"{member.name} is left out: {one_line(error)}")
+                    refusals.append((member.name, error))
                     continue
                 if start is None or end is None:
                     warn(f"{member.name} is left out: no gradient arrives, or it overflows")
@@ -83,8 +82,10 @@ def measure(folder: Path, which: str, window: int, warn: Callable[[str], None]) 
                 label = ", ".join(parts) or "all members"
                 before, after = (_mean([pair[i] for pair in pairs]) for i in range(2))
                 result.append(Curve(label, before, after, len(pairs)))
-    if not result and refusals:
-        raise refusals[-1]
+    if not result and refusals:  # not a warning each, where it is a flag's fault
+        raise refusals[0][1]
+    for name, error in refusals:
+        warn(f"{name} is left out: {one_line(error)}")
     if not result:
         raise UsageError(f"no member of the sweep in {folder} has a checkpoint to be diagnosed")
     return result

@@ -7,13 +7,13 @@ from pathlib import Path
 from matplotlib.image import imread
 
 
-def check(path: Path) -> None:
-    """A PNG, whole and large enough to be read."""
+def check(path: Path, wide: int = 900) -> None:
+    """A PNG, whole and large enough to be read: `wide` pixels at least."""
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert content.endswith(b"IEND\xaeB`\x82")
     width, height = struct.unpack(">II", content[16:24])
-    assert width >= 900
+    assert width >= wide
     assert height >= 600
 
 

@@ -1,10 +1,13 @@
 """A sweep of a memory task: which seeds solved it, beyond its length, and its gradient flow."""
 
+import types
+
 import numpy as np
 import pytest
 
 import launch
 from rnnlab.diagnose import compare
+from rnnlab.errors import UsageError
 from rnnlab.sweep.results import axis_of, read_results
 
 EXPERIMENT = """
@@ -93,3 +96,32 @@ def test_a_sweep_that_has_not_begun_is_refused(tmp_path, folder, capsys):
     assert launch.main(["diagnose", f"--workdir={empty}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rnnlab: ")
+
+
+def test_a_member_that_is_refused_is_left_out_unless_all_are(tmp_path, monkeypatch):
+    members = [types.SimpleNamespace(name=name) for name in ("good", "bad")]
+    for member in members:
+        (tmp_path / member.name / "checkpoints").mkdir(parents=True)
+    opened = types.SimpleNamespace(members=members, path=lambda member: tmp_path / member.name)
+    points = [types.SimpleNamespace(value=1.0, members=members)]
+    refused = ["bad"]
+
+    def of_run(path, *_):
+        if path.name in refused:
+            raise UsageError(f"the text of {path.name} is too short")
+
+    monkeypatch.setattr(compare, "open_sweep", lambda _: opened)
+    monkeypatch.setattr(compare, "read_results", lambda _: [])
+    monkeypatch.setattr(compare, "axis_of", lambda _: None)
+    line = types.SimpleNamespace(parts=("rnn",), points=points)
+    monkeypatch.setattr(compare, "lines_of", lambda *_: [line])
+    monkeypatch.setattr(compare, "of_run", of_run)
+    monkeypatch.setattr(compare, "untrained", lambda subject: subject)
+    monkeypatch.setattr(compare, "_curve", lambda _: np.array([1.0, 0.5]))
+    warned = []
+    (one,) = compare.measure(tmp_path, "best", 0, warned.append)
+    assert (one.label, one.seeds) == ("rnn", 1)
+    assert warned == ["bad is left out: the text of bad is too short"]
+    refused.append("good")
+    with pytest.raises(UsageError, match="the text of good is too short"):
+        compare.measure(tmp_path, "best", 0, pytest.fail)
