@@ -30,7 +30,7 @@ PATIENCE = 300.0  # seconds
 
 def soak(*, steps: int, layers: int, hidden: int, batch: int, window: int, devices: int) -> float:
     """Takes the steps; returns the seconds each took. Raises if the loss is not finite."""
-    split = parallel.choose(requested=devices, batch=batch)
+    split = parallel.choose_split(requested=devices, batch=batch)
     default = Path(__file__).resolve().parent.parent / "experiments" / "default.py"
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
@@ -47,7 +47,7 @@ def soak(*, steps: int, layers: int, hidden: int, batch: int, window: int, devic
         ]
         settings = config.load(str(default), changes)
         task, optimiser = build(settings)
-        state = parallel.place(split, configured_state(settings, task, optimiser))
+        state = parallel.place_state(split, configured_state(settings, task, optimiser))
         step = make_train_step(
             task,
             optimiser,

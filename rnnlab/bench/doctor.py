@@ -114,7 +114,7 @@ def examine(config: Config, say: Callable[[str], None]) -> list[str]:
 def facts(config: Config) -> dict[str, list[tuple[str, str]]]:
     """Title -> rows of (name, value) of what there is; see `examine`."""
     environment = ("NPROC", "XLA_FLAGS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "JAX_PLATFORMS")
-    split = parallel.choose(**device_request(config))
+    split = parallel.choose_split(**device_request(config))
     return {
         "versions": [
             ("python", f"{platform.python_version()} on {platform.platform()}"),
@@ -326,7 +326,7 @@ def check_equal_bits(config: Config) -> tuple[str, str]:
 
     def taken(state: Any, first: int, last: int) -> Any:
         state = jax.tree.map(jnp.copy, state)  # a step takes it away
-        crew.current, done = parallel.place(crew.split, state), first
+        crew.current, done = parallel.place_state(crew.split, state), first
         while done < last:
             _, done = crew.advance(done, last)
         return crew.state(0)

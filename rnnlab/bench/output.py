@@ -18,7 +18,7 @@ class Report:
         if target not in (None, "-"):
             with open(target, "a", encoding="utf-8"):
                 pass  # a file that cannot be written is known now, not at the end
-        self._print(machine.line(facts["machine"]) + "\n")
+        self._print(machine.facts_line(facts["machine"]) + "\n")
 
     def _print(self, text: str) -> None:
         # JSON on standard output leaves standard error to what a person reads meanwhile.

@@ -45,7 +45,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def sweep(path: str | Path) -> list[dict[str, Any]]:
+def load_sweep(path: str | Path) -> list[dict[str, Any]]:
     """What `sweep(add)` in the Python file at `path` adds: key -> value, for each member.
 
     Raises UsageError for a missing or failing file, or one that declares no sweep.
@@ -149,7 +149,7 @@ def assign(config: Config, key: str, text: str) -> None:
         parent[name] = parse(key, text, parent.get_type(name))
 
 
-def spelt(value: Any) -> str:
+def spell(value: Any) -> str:
     """A value as `parse` reads it: "0.1", "inf", "True", "(1, 2)"."""
     if hasattr(value, "item"):  # NumPy's scalars
         value = value.item()

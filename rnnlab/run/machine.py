@@ -103,7 +103,7 @@ def facts(*, threads: int, memory: str) -> dict[str, Any]:
     }
 
 
-def line(found: dict[str, Any]) -> str:
+def facts_line(found: dict[str, Any]) -> str:
     """`facts` in one line."""
     versions = [f"{name} {number}" for name, number in found["versions"].items() if number]
     return (

@@ -57,7 +57,7 @@ def declare_members(path: str, overrides: list[str]) -> tuple[Member, ...]:
     Raises UsageError if the file declares no sweep or an empty one, for an unknown key or a value of
     the wrong type, for a member twice, or an override of a key that the sweep sets.
     """
-    rows: list[dict[str, Any]] = configuration.sweep(path)
+    rows: list[dict[str, Any]] = configuration.load_sweep(path)
     base = configuration.load(path, overrides)
     if not rows:
         raise UsageError(f"the sweep in '{path}' is empty: sweep(add) never calls add")
@@ -69,7 +69,7 @@ def declare_members(path: str, overrides: list[str]) -> tuple[Member, ...]:
         config = base.copy_and_resolve_references()
         values = {}
         for key, value in changes.items():
-            configuration.assign(config, key, configuration.spelt(value))
+            configuration.assign(config, key, configuration.spell(value))
             values[key] = configuration.flat(config)[key]
         members.append(Member(_name(number, values), values, config.lock()))
     return _distinct(members)

@@ -194,7 +194,7 @@ class Population:
                 fault = state.fault | {"step": jnp.ones_like(state.fault["step"])}
                 states.append(state.replace(fault=fault))
             else:
-                states.append(record.handed_over())
+                states.append(record.take_state())
         rows = jax.tree.map(lambda *leaves: self._filled(list(leaves)), *map(_split, states))
         self.current, self.host = _joined(self._place(rows)), None
 
@@ -219,12 +219,12 @@ class Population:
             for i in range(len(self.configs))
         ]
 
-    def seen(self, report: Any) -> list[Any]:
+    def gradients_seen(self, report: Any) -> list[Any]:
         """See `loop.Crew`."""
         found = jax.tree.map(np.asarray, report["seen"])
         return [jax.tree.map(lambda a, i=i: a[i], found) for i in range(len(self.configs))]
 
-    def caught(self, report: Any) -> int | None:
+    def signal_caught(self, report: Any) -> int | None:
         """See `loop.Crew`."""
         return self.signal()
 
@@ -238,7 +238,7 @@ class Population:
         """See `loop.Crew`."""
         return eval_params(self.state(index))
 
-    def evaluated(self, indices: list[int]) -> list[dict[str, float]]:
+    def evaluate(self, indices: list[int]) -> list[dict[str, float]]:
         """See `loop.Crew`. Each device has a share of the members."""
 
         def share(number: int) -> dict[int, dict[str, float]]:
@@ -253,7 +253,7 @@ class Population:
             }
         return [found[i] for i in indices]
 
-    def logged(self, rows: list[dict[str, Any]]) -> None:
+    def on_logged(self, rows: list[dict[str, Any]]) -> None:
         """See `loop.Crew`: the members' medians, and the sum of their rates, now and then."""
         now = time.monotonic()
         if now < self.told + PAUSE and rows[0]["step"] < self.configs[0].train.steps:
@@ -269,7 +269,7 @@ class Population:
             }
         )
 
-    def validated(self, step: int) -> None:
+    def on_validated(self, step: int) -> None:
         """See `loop.Crew`."""
         there = [r for r in self.records if r is not None and r.measured_at == step]
         losses = {record.workdir.name: record.measured for record in there}

@@ -100,7 +100,7 @@ def _train_program(
                 crew.tasks[number],
                 build_optimiser(member.config, {}),
                 Display(config.train.steps, task.unit, silent=member.name),
-                overrides=[f"{key}={configuration.spelt(v)}" for key, v in member.changes.items()],
+                overrides=[f"{key}={configuration.spell(v)}" for key, v in member.changes.items()],
                 split=crew.name,
                 started=began,
                 step=start,

@@ -31,7 +31,7 @@ def _fitting(config: Any) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise UsageError(memory.line(error, config)) from error
+        raise UsageError(memory.advice(error, config)) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # A key too many or too few: parts take their share of the config as named arguments.
         raise UsageError(
@@ -77,7 +77,7 @@ def build_optimiser(config: Config, values: dict[str, Any]) -> optim.Optimiser:
 
 
 def device_request(config: Config) -> dict[str, Any]:
-    """The arguments of `parallel.choose` and `parallel.host_devices`.
+    """The arguments of `parallel.choose_split` and `parallel.host_devices`.
 
     Raises UsageError for a config that lacks them.
     """

@@ -44,11 +44,11 @@ class Crew(Protocol):
         """The numbers of a report, run by run; it waits for its step."""
         ...
 
-    def seen(self, report: Any) -> Sequence[Any]:
+    def gradients_seen(self, report: Any) -> Sequence[Any]:
         """What a step that looked at its gradients saw, run by run; see `watch.means_over_rows`."""
         ...
 
-    def caught(self, report: Any) -> int | None:
+    def signal_caught(self, report: Any) -> int | None:
         """The signal to stop for, which each process has after the same report; None is none. report:
         of the dispatch before, None at the first."""
         ...
@@ -61,15 +61,15 @@ class Crew(Protocol):
         """What a run is evaluated and sampled with."""
         ...
 
-    def evaluated(self, indices: list[int]) -> Sequence[dict[str, float]]:
+    def evaluate(self, indices: list[int]) -> Sequence[dict[str, float]]:
         """What `Task.evaluate` finds for these runs."""
         ...
 
-    def logged(self, rows: list[dict[str, Any]]) -> None:
+    def on_logged(self, rows: list[dict[str, Any]]) -> None:
         """Gets the rows of a step, one a run, when each record has written its own."""
         ...
 
-    def validated(self, step: int) -> None:
+    def on_validated(self, step: int) -> None:
         """Called when all runs have been evaluated at a step."""
         ...
 
@@ -94,7 +94,7 @@ def run_steps(crew: Crew, config: Config, *, display: Display, again: str, until
         if done == first:  # it compiled: no part of the rate
             jax.block_until_ready(report)
             for record in alive.values():
-                record.under_way(number)
+                record.first_step_done(number)
             display.resume(number)
         done = number
         # Read one dispatch late: the device always has the next one to work on.
@@ -103,7 +103,7 @@ def run_steps(crew: Crew, config: Config, *, display: Display, again: str, until
         if pending is not None:
             _log(crew, alive, *pending, config)
         # Of several processes one may have the signal: they learn it from the same report.
-        received = crew.caught(before)
+        received = crew.signal_caught(before)
         due = [n for n in (config.log_every, crew.every) if n and done % n == 0]
         before, pending = report, (report, done) if due else None
         display.tick(done)
@@ -145,11 +145,11 @@ def _check(
             if counts[index] != record.skipped:
                 skips = jax.tree.map(np.asarray, report["skips"])
                 single = not skips["count"].ndim
-                record.skipping(skips if single else {k: v[index] for k, v in skips.items()})
+                record.tell_skips(skips if single else {k: v[index] for k, v in skips.items()})
     faults = np.atleast_1d(np.asarray(report["fault"]))
     for index in [index for index in alive if faults[index]]:
         record = alive[index]
-        error = record.diverged(crew.state(index))
+        error = record.close_diverged(crew.state(index))
         del alive[index]
         if len(crew.records) > 1:
             display.say(f"{record.workdir.name}: {error}")
@@ -161,11 +161,11 @@ def _log(crew: Crew, alive: dict[int, Record], report: Any, number: int, config:
     """Write what is due of the report of step `number`: the rows, and what was seen of the gradients."""
     if number % config.log_every == 0:
         found = crew.reports(report)
-        crew.logged([record.log(found[index]) for index, record in alive.items()])
+        crew.on_logged([record.log(found[index]) for index, record in alive.items()])
     if crew.every and number % crew.every == 0:
-        looks = crew.seen(report)
+        looks = crew.gradients_seen(report)
         for index, record in alive.items():
-            record.diagnosed(number, looks[index])
+            record.log_gradients(number, looks[index])
 
 
 def _evaluate(crew: Crew, alive: dict[int, Record], done: int) -> bool:
@@ -173,7 +173,7 @@ def _evaluate(crew: Crew, alive: dict[int, Record], done: int) -> bool:
     wanted = [
         i for i, record in alive.items() if record.measured_at != done
     ]  # not resumed at the end
-    found = zip(wanted, crew.evaluated(wanted), strict=True)
-    better = [alive[index].validated(done, values) for index, values in found]
-    crew.validated(done)
+    found = zip(wanted, crew.evaluate(wanted), strict=True)
+    better = [alive[index].log_validation(done, values) for index, values in found]
+    crew.on_validated(done)
     return any(better)

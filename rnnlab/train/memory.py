@@ -100,7 +100,7 @@ def check(
     try:
         batch = task.batch(0)
     except MemoryError as error:
-        raise UsageError(line(error, config)) from error
+        raise UsageError(advice(error, config)) from error
     widths = sum(leaf.shape[-1] for leaf in jax.tree.leaves(state.params) if leaf.ndim)
     most = 8 * FLOAT * widths * max((np.size(x) for x in jax.tree.leaves(batch)), default=0)
     if 2 * held + most > there // 2:
@@ -141,7 +141,7 @@ def _parts(config: Config, need: Need) -> list[tuple[int, str, str]]:
     return sorted(parts, reverse=True)
 
 
-def line(error: BaseException, config: Config) -> str:
+def advice(error: BaseException, config: Config) -> str:
     """What to say of an error that is `exhausted`; config: of the run that trained."""
     fields = _parts(config, Need(0, 1))[0][2]
     return out_of_memory(error, f"lower {fields}")
@@ -156,4 +156,4 @@ def explained(config: Config) -> Iterator[None]:
         if not exhausted(error):
             raise
         kept = "; what was saved is kept"
-        raise OutOfMemoryError(line(error, config) + kept) from error
+        raise OutOfMemoryError(advice(error, config) + kept) from error

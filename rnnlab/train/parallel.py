@@ -62,7 +62,7 @@ def host_devices(*, requested: int, batch: int, whole: bool = False) -> int:
     return next((count for count in range(most, 1, -1) if batch % count == 0), 1)
 
 
-def choose(*, requested: int, batch: int, whole: bool = False) -> Split:
+def choose_split(*, requested: int, batch: int, whole: bool = False) -> Split:
     """The split of a run; it starts JAX's backend.
 
     requested: how many devices; 0 for what suits the machine, 1 for no split. Over several
@@ -105,22 +105,22 @@ def choose(*, requested: int, batch: int, whole: bool = False) -> Split:
 # ---- where the state is
 
 
-def place(split: Split, state: Any) -> Any:
+def place_state(split: Split, state: Any) -> Any:
     """The train state where its steps take it."""
     if split.mesh is None:
         return jax.device_put(state, split.devices[0]) if split.devices else state
     return jax.tree.map(_put, state, _places(split.mesh, state))
 
 
-def whole(split: Split, state: Any) -> Any:
+def gather_state(split: Split, state: Any) -> Any:
     """The state as arrays of this process alone; every process must call it."""
     if split.mesh is None:
         return state
     everywhere = jax.jit(lambda tree: tree, out_shardings=NamedSharding(split.mesh, P()))
-    return own(split, everywhere(state))
+    return local_copy(split, everywhere(state))
 
 
-def own(split: Split, tree: Any) -> Any:
+def local_copy(split: Split, tree: Any) -> Any:
     """What every device has a copy of, as the first of this process has it."""
     if split.mesh is None:
         return tree
@@ -146,7 +146,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> Array:
 # ---- the step
 
 
-def meshed(
+def step_on_mesh(
     split: Split, step: Callable[..., Any], *, grouped: bool, signal: Callable[[], int | None]
 ) -> Callable[..., Any]:
     """`step`, a function (state, batch, *rest) -> (state, report), jitted over the mesh.
@@ -181,7 +181,7 @@ def meshed(
     return run
 
 
-def apart(
+def step_in_shares(
     split: Split, gradient: Callable[..., Any], update: Callable[..., Any]
 ) -> Callable[..., Any]:
     """The step without a collective: (state, batch) -> (state, report).
@@ -275,7 +275,7 @@ def _rows(leaf: np.ndarray, index: int, count: int) -> np.ndarray:
 # ---- processes
 
 
-def agreed(value: float) -> float:
+def broadcast(value: float) -> float:
     """The value of process 0, in every process; all of them must call it."""
     if jax.process_count() == 1:
         return value

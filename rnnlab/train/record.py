@@ -34,14 +34,14 @@ RESUMPTIONS = 20  # that run.json describes: the last ones; it counts them all
 
 
 @contextlib.contextmanager
-def all_told() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """What process 0 alone does, and if it fails, no process goes on to wait for it."""
     try:
         yield
     except RnnlabError as error:
-        parallel.agreed(error.exit_code)
+        parallel.broadcast(error.exit_code)
         raise
-    if parallel.agreed(0):
+    if parallel.broadcast(0):
         raise UsageError("process 0 has given up, and says why")
 
 
@@ -93,7 +93,7 @@ class Record:
         self.skipped = int(self._state.skips["count"])
         self.logged_at, self.logged_time = self.start, time.monotonic()
         self.files, self.logs = contextlib.ExitStack(), dict[str, Log]()
-        with all_told():
+        with fail_together():
             if self.primary:
                 heal(workdir, display.warn)
                 self._describe(overrides, resumed=meta is not None)
@@ -103,7 +103,7 @@ class Record:
         state, meta = configured_state(self.config, self.task, self.optimiser), None
         if self.primary:
             checkpoint.clean(self.root)
-        parallel.agreed(0)  # the others read when it is done
+        parallel.broadcast(0)  # the others read when it is done
         found = None
         if step != 0:
             found = checkpoint.restore(
@@ -118,7 +118,7 @@ class Record:
         if found is not None:
             state, meta = found
         reached = int(state.step)
-        if parallel.agreed(reached) != reached:
+        if parallel.broadcast(reached) != reached:
             raise CheckpointError(f"{self.root} is not the same folder for all processes")
         return state, meta
 
@@ -166,7 +166,7 @@ class Record:
     def __exit__(self, *_: object) -> None:
         self.files.close()
 
-    def handed_over(self) -> TrainState:
+    def take_state(self) -> TrainState:
         """The state of step `start`, as arrays of this process alone, to whoever trains: once."""
         state, self._state = self._state, None
         return state
@@ -175,7 +175,7 @@ class Record:
         """Seconds of all starts of the run so far."""
         return self.seconds + time.monotonic() - self.began
 
-    def under_way(self, step: int) -> None:
+    def first_step_done(self, step: int) -> None:
         """The first step of this start is done, as number `step`: what compiled is no part of the
         rate. Into run.json goes how long the start took."""
         seconds = round(time.monotonic() - self.started, 3)
@@ -215,7 +215,7 @@ class Record:
         self.events.write(row["step"], row["split"], row)
         self.display.row(row)
 
-    def diagnosed(self, step: int, found: dict[str, Any]) -> None:
+    def log_gradients(self, step: int, found: dict[str, Any]) -> None:
         """Write what the train step saw of its gradients (`watch`)."""
         if self.primary:
             probe = self.task.probe
@@ -223,9 +223,9 @@ class Record:
             row = diagnosis_row(probe, taps.part_names(probe.net.cell), found)
             self.logs["diagnosis"].append(json_row({"step": step, **row}))
 
-    def validated(self, step: int, found: dict[str, float]) -> bool:
+    def log_validation(self, step: int, found: dict[str, float]) -> bool:
         """Write what `Task.evaluate` has found; whether it is the best so far."""
-        found["loss"] = parallel.agreed(found["loss"])  # to the bit: a checkpoint depends on it
+        found["loss"] = parallel.broadcast(found["loss"])  # to the bit: a checkpoint depends on it
         self._write({"step": step, "split": "valid", **found, "seconds": self.elapsed()})
         self.measured_at, self.measured = step, found["loss"]
         if not found["loss"] < self.best:
@@ -292,7 +292,7 @@ class Record:
     def _described(self) -> list[Path]:
         return sorted(path for path in self.workdir.glob("[!.]*.json") if path.name != SUMMARY)
 
-    def skipping(self, skips: dict[str, Any]) -> None:
+    def tell_skips(self, skips: dict[str, Any]) -> None:
         """Tell of the steps that have been skipped since it was last told of some.
 
         skips: `TrainState.skips`, of a report."""
@@ -306,7 +306,7 @@ class Record:
             self.display.warn(sentence)
         self.skipped = int(skips["count"])
 
-    def diverged(self, state: TrainState) -> DivergedError:
+    def close_diverged(self, state: TrainState) -> DivergedError:
         """The end of a run that has come to a fault: its last good state is saved, and summary.json
         written; returns what is to be said."""
         self.ended = True

@@ -21,7 +21,7 @@ from rnnlab.run.folder import lock
 from rnnlab.train import memory
 from rnnlab.train.from_config import build
 from rnnlab.train.loop import run_steps
-from rnnlab.train.record import Record, all_told
+from rnnlab.train.record import Record, fail_together
 from rnnlab.train.saved import mended_config, saved_config
 from rnnlab.train.single import Single
 from rnnlab.types import Config, Task
@@ -139,7 +139,7 @@ def introduce(display: Display, config: Config, task: Task, done: int) -> None:
 def _held(workdir: Path, primary: bool) -> Iterator[None]:
     """The lock of the run folder, held by process 0 for all."""
     with contextlib.ExitStack() as stack:
-        with all_told():
+        with fail_together():
             if primary:
                 stack.enter_context(lock(workdir))
         yield

@@ -35,7 +35,7 @@ class Single:
         signal: Callable[[], int | None],
     ):
         self.config, self.task, self.signal = config, task, signal
-        self.split = parallel.choose(**device_request(config))
+        self.split = parallel.choose_split(**device_request(config))
         group = config.train.steps_per_dispatch
         if task.shapes > 1:
             if group > 1:
@@ -66,7 +66,7 @@ class Single:
     def begin(self, record: Record) -> None:
         """Take the state over from the record."""
         self.record, self.records = record, [record]
-        self.current = parallel.place(self.split, record.handed_over())
+        self.current = parallel.place_state(self.split, record.take_state())
 
     def advance(self, done: int, most: int) -> tuple[Any, int]:
         """Take one step or more, up to number `most`; (report, the number of the last)."""
@@ -88,11 +88,11 @@ class Single:
             {name: float(value) for name, value in report.items() if name not in ("seen", "skips")}
         ]
 
-    def seen(self, report: Any) -> list[Any]:
+    def gradients_seen(self, report: Any) -> list[Any]:
         """What a step that looked at its gradients saw, record by record; see `watch`."""
         return [jax.tree.map(np.asarray, report["seen"])]
 
-    def caught(self, report: Any) -> int | None:
+    def signal_caught(self, report: Any) -> int | None:
         """The signal to stop for, which each process has after the same report."""
         if self.split.processes == 1:
             return self.signal()
@@ -100,19 +100,19 @@ class Single:
 
     def state(self, index: int) -> TrainState:
         """The state of a record, as arrays of this process alone."""
-        return parallel.whole(self.split, self.current)
+        return parallel.gather_state(self.split, self.current)
 
     def params(self, index: int) -> Params:
         """What a record is evaluated and sampled with."""
-        return parallel.own(self.split, eval_params(self.current))
+        return parallel.local_copy(self.split, eval_params(self.current))
 
-    def evaluated(self, indices: list[int]) -> list[dict[str, float]]:
+    def evaluate(self, indices: list[int]) -> list[dict[str, float]]:
         """What `Task.evaluate` finds for these records."""
         return [self.task.evaluate(self.params(index)) for index in indices]
 
-    def logged(self, rows: list[dict[str, Any]]) -> None:
+    def on_logged(self, rows: list[dict[str, Any]]) -> None:
         """The rows of a step, one a record; the record has shown it."""
 
-    def validated(self, step: int) -> None:
+    def on_validated(self, step: int) -> None:
         """All records have been evaluated."""
         self.record.draw()

@@ -94,8 +94,8 @@ class TrainStep:
         found = self._gradient(state.params, state.carry, batch, key, mean=True)
         return self._update(state, *found)
 
-    # The same in two programs, see `parallel.apart`: of a share of the batch neither mean nor count is
-    # known.
+    # The same in two programs, see `parallel.step_in_shares`: of a share of the batch neither mean nor
+    # count is known.
 
     def share_gradient(
         self, params: Params, carry: Any, batch: Any, key: Array, number: Array
@@ -246,12 +246,12 @@ def make_train_step(
     """The jitted train step: (state, batch) -> (state, report). The state is donated.
 
     average_decay, reduction, log_every, omega, watch, skip: see `TrainStep`.
-    split: over which devices; the state must be there (`parallel.place`). The mean is over the
+    split: over which devices; the state must be there (`parallel.place_state`). The mean is over the
         tokens of the whole batch, and the clip after it.
     group: if > 1, the second argument is a list of 1 to `group` batches, and so many steps are
         one dispatch. One program serves every length of the list, so that how steps are grouped
         changes no bit. Not for CPU devices.
-    signal: see `parallel.meshed`; over several processes the report has a "signal".
+    signal: see `parallel.step_on_mesh`; over several processes the report has a "signal".
 
     Raises UsageError for what `TrainStep` refuses, or a group or omega over CPU devices.
     """
@@ -278,10 +278,10 @@ def make_train_step(
         skip=skip,
     )
     if split.mesh is None and not alone:
-        return parallel.apart(split, pure.share_gradient, pure.update_from_shares)
+        return parallel.step_in_shares(split, pure.share_gradient, pure.update_from_shares)
     program = pure.step if group == 1 else _several_steps(pure)
     if split.mesh is not None:
-        program = parallel.meshed(split, program, grouped=group > 1, signal=signal)
+        program = parallel.step_on_mesh(split, program, grouped=group > 1, signal=signal)
     else:
         program = jax.jit(program, donate_argnums=0)
     return program if group == 1 else _of_a_list(program, group)

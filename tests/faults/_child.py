@@ -68,8 +68,8 @@ def main(board: Board, arguments: list[str]) -> int:
 
     places = [
         (Record, "_describe", "description"),
-        (Single, "evaluated", "validation"),
-        (population.Population, "evaluated", "validation"),
+        (Single, "evaluate", "validation"),
+        (population.Population, "evaluate", "validation"),
         (Record, "sample", "sample"),
         (checkpoint, "save", "checkpoint"),
         (checkpoint, "_commit", "commit"),

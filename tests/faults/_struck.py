@@ -214,7 +214,7 @@ class Bench:
 
     def walk(self, without: tuple[int, ...]) -> list[dict[str, bytes]]:
         """The bits after each step, those `without` left out, by the same program."""
-        state = parallel.place(
+        state = parallel.place_state(
             self.crew.split, configured_state(self.settings, self.task, self.optimiser)
         )
         found = [bits(state)]
@@ -459,7 +459,7 @@ class Start:
     def __init__(self, state):
         self.state = state
 
-    def handed_over(self):
+    def take_state(self):
         return self.state
 
 

@@ -67,7 +67,7 @@ def made(text, changes=(), *more):
         str(ROOT / "experiments" / "default.py"), [*SMALL, f"data.path={text}", *more]
     )
     for key, value in dict(changes).items():
-        config.assign(settings, key, config.spelt(value))
+        config.assign(settings, key, config.spell(value))
     return settings
 
 
@@ -85,7 +85,7 @@ class Start:
     def __init__(self, state):
         self.state = state
 
-    def handed_over(self):
+    def take_state(self):
         return self.state
 
 

@@ -585,10 +585,10 @@ def test_names_are_those_of_folders():
 
 @pytest.mark.parametrize("value", [0.1, float("inf"), True, (1, 2), "orthogonal", 3])
 def test_values_are_spelt_as_they_are_parsed(value):
-    assert config.parse("key", config.spelt(value), type(value)) == value
-    assert config.spelt(np.float64(0.5)) == "0.5"
+    assert config.parse("key", config.spell(value), type(value)) == value
+    assert config.spell(np.float64(0.5)) == "0.5"
     with pytest.raises(UsageError):
-        config.parse("key", config.spelt(0.5), int)
+        config.parse("key", config.spell(0.5), int)
 
 
 @pytest.mark.parametrize(("failed", "code"), [(2, 1), (0, 2)])

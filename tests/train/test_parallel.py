@@ -97,7 +97,7 @@ def stepped(text, kind, dtype=np.float32, *, changes=(), batch=None, reduction="
     state = configured_state(settings, task, optimiser)
     names = ("params", "average", "optimiser", "carry")
     state = state.replace(**{name: as_dtype(getattr(state, name), dtype) for name in names})
-    state = parallel.place(split, state)
+    state = parallel.place_state(split, state)
     step = make_train_step(
         task,
         optimiser,
@@ -112,7 +112,7 @@ def stepped(text, kind, dtype=np.float32, *, changes=(), batch=None, reduction="
         these = [batch(n) for n in range(number, min(number + group, STEPS))]
         state, report = step(state, these if group > 1 else these[0])
         jax.block_until_ready(report)
-    return parallel.whole(split, state), report
+    return parallel.gather_state(split, state), report
 
 
 def worst(a, b) -> float:
@@ -204,7 +204,7 @@ def test_a_fault_on_one_device_stops_all(kind, text, monkeypatch):
         return after, {"loss": (sums["loss"][0] + bad, sums["loss"][1])}
 
     split = split_of(kind)
-    state = parallel.place(split, configured_state(settings, task, optimiser))
+    state = parallel.place_state(split, configured_state(settings, task, optimiser))
     step = make_train_step(
         task._replace(loss=loss),
         optimiser,
@@ -268,20 +268,20 @@ def test_how_many_devices(monkeypatch):
     assert parallel.host_devices(requested=5, batch=1) == 5
     monkeypatch.setattr(parallel, "cores", lambda: 1)
     assert parallel.host_devices(requested=0, batch=64) == 1
-    assert parallel.choose(requested=0, batch=64) is parallel.SINGLE
+    assert parallel.choose_split(requested=0, batch=64) is parallel.SINGLE
     # As a library, where JAX runs with the devices that it has: no more than those.
     monkeypatch.setattr(parallel, "cores", lambda: 64)
-    assert parallel.choose(requested=0, batch=4096) is parallel.SINGLE
+    assert parallel.choose_split(requested=0, batch=4096) is parallel.SINGLE
     with pytest.raises(UsageError, match=r"parallel\.devices is 64, and there are"):
-        parallel.choose(requested=64, batch=4096)
+        parallel.choose_split(requested=64, batch=4096)
 
 
 @two_devices
 def test_devices_that_do_not_divide_the_batch(monkeypatch):
     monkeypatch.setattr(parallel, "cores", lambda: 2)
     with pytest.raises(UsageError, match="7 cannot be split over 2 devices"):
-        parallel.choose(requested=2, batch=7)
-    split = parallel.choose(requested=2, batch=8)
+        parallel.choose_split(requested=2, batch=7)
+    split = parallel.choose_split(requested=2, batch=8)
     assert (split.name, split.mesh) == ("2 devices", None)
 
 

@@ -287,14 +287,14 @@ def test_a_damaged_config_is_named_or_put_back(straight, text, tmp_path, capsys)
 
 def test_rows_that_have_gone_while_the_run_goes_on_are_the_disks_fault(text, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    validated = Record.validated
+    validated = Record.log_validation
 
     def removed(self, step, found):
         better = validated(self, step, found)
         (workdir / "metrics.jsonl").unlink()
         return better
 
-    monkeypatch.setattr(Record, "validated", removed)
+    monkeypatch.setattr(Record, "log_validation", removed)
     with pytest.raises(StorageError, match=r"cannot read .*metrics\.jsonl: No such file"):
         fit(made(text), workdir, [])
 

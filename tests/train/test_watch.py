@@ -36,7 +36,7 @@ def taken(text, kind, watch, steps=3):
     settings = made(text, {}, *NO_DROPOUT)
     task, optimiser = build(settings)
     split = split_of(kind)
-    state = parallel.place(split, configured_state(settings, task, optimiser))
+    state = parallel.place_state(split, configured_state(settings, task, optimiser))
     step = make_train_step(
         task,
         optimiser,
@@ -48,7 +48,7 @@ def taken(text, kind, watch, steps=3):
     )
     before = None
     for number in range(steps):
-        before = jax.tree.map(jnp.copy, parallel.whole(split, state))
+        before = jax.tree.map(jnp.copy, parallel.gather_state(split, state))
         state, report = step(state, task.batch(number))
         jax.block_until_ready(report)
     return report["seen"], task, before, task.batch(steps - 1)
@@ -169,13 +169,13 @@ def test_the_members_of_a_population_see_what_they_see_alone(text, tmp_path):
             def __init__(self, state):
                 self.state, self.start = state, 0
 
-            def handed_over(self):
+            def take_state(self):
                 return self.state
 
         crew.begin([Held(state) for state in records], display=None)
         for number in range(20):
             report, _ = crew.advance(number, 60)
-        found = crew.seen(report)
+        found = crew.gradients_seen(report)
         for index, (one, task) in enumerate(zip(configs, tasks, strict=True)):
             alone = folders[index]
             if not alone.exists():

@@ -189,7 +189,7 @@ class Own(Contender):
             weights = make_model(case, "plain", **DRAWN).init(jax.random.key(0))
         self.given = jax.device_put(weights)
         self.task = make_task(case, self.net, weights)
-        self._start(parallel.choose(requested=0, batch=case.batch))
+        self._start(parallel.choose_split(requested=0, batch=case.batch))
 
     def _start(self, split: parallel.Split) -> None:
         optimiser = optim.make_optimiser(
@@ -213,7 +213,7 @@ class Own(Contender):
             watch=self.watch,
             split=split,
         )
-        self.state = parallel.place(
+        self.state = parallel.place_state(
             split, initial_state(self.task, optimiser, seed=0, average=False)
         )
         self.batch, self.report = self.task.batch(0), None
