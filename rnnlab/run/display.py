@@ -79,7 +79,9 @@ class Display:
     def __init__(
         self, steps: int, unit: str, quiet: bool = False, silent: str = "", measure: str = "nats"
     ):
-        # Samples are shown as they are: ":b:" in the text of a program is no emoji.
+        tty = sys.stdout is not None and sys.stdout.isatty()  # it is None where it was closed
+        # Samples are shown as they are: ":b:" in the text of a program is no emoji. A notebook gets
+        # plain lines: it says that colours are wanted, and would make a page of every line.
         self._console = Console(
             file=cast(IO[str], _Output()) if sys.stdout is not None else None,
             highlight=False,
@@ -87,15 +89,15 @@ class Display:
             markup=False,
             emoji=False,
             quiet=bool(quiet or silent),
-            force_jupyter=False,  # where every line would be a page of its own; plain lines there too
+            force_terminal=None if tty else False,
+            force_jupyter=False,
         )
         self._name = f"{silent}: " if silent else ""
         self._steps, self._unit, self._quiet, self._measure = steps, unit, quiet, measure
         self._began = time.monotonic()
         self._start = 0
         self._progress = None
-        out = None if quiet or silent else sys.stdout  # which is None where it was closed
-        if self._console.is_terminal and out is not None and out.isatty():
+        if self._console.is_terminal and tty and not (quiet or silent):
             self._progress = Progress(
                 TextColumn("{task.completed:>6.0f}/{task.total:.0f}"),
                 BarColumn(bar_width=None),

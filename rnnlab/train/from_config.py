@@ -7,17 +7,22 @@ from typing import Any
 
 from rnnlab import tasks
 from rnnlab.errors import UsageError
-from rnnlab.run.config import flat
+from rnnlab.run.config import flat, load
 from rnnlab.run.limits import validate
 from rnnlab.train import memory, optim
 from rnnlab.types import Config, Task
 
 
-def build(config: Config, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
+def build(config: Config | str | Path, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
     """The task and the optimiser of a config, every value checked.
+
+    config: a ConfigDict, or the path of a config file. kept: the folder of a run, which has what its
+        task needs of the data; None: from the data itself.
 
     Raises UsageError, in one line, for whatever does not fit; nothing is written.
     """
+    if isinstance(config, str | Path):
+        config = load(config)
     validate(config)
     with _fitting(config):
         if kept is None:  # what is only read from may have been trained on a larger machine

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rnnlab.errors import CheckpointError, UsageError
+from rnnlab.models.sample import text_samples
 from rnnlab.run import checkpoint, display
 from rnnlab.run.config import from_json
 from rnnlab.run.files import read_json, write_json
@@ -33,6 +34,34 @@ class Run(NamedTuple):
     task: Task
     params: Params  # those to evaluate and sample with: the average where there is one
     meta: dict[str, Any]  # of the checkpoint
+
+    def sample(
+        self,
+        prime: str = "",
+        *,
+        length: int = 500,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        """A text that the model writes: the prime, or a letter, and `length` characters more.
+
+        temperature, top_k, top_p and seed: as for `rnnlab.generate`. The same arguments give the same
+        text on one machine.
+
+        Raises UsageError for values out of range, a character that the model never saw, and a run of
+        a task that writes no text: `task.show(params, 0)` tells what such a one does.
+        """
+        probe = self.task.probe
+        if probe is None or probe.text is None:
+            raise UsageError(f"the run is of the task {self.config.task}, which writes no text")
+        vocabulary, _ = probe.text()
+        knobs = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        (text,) = text_samples(
+            probe.net, self.params, vocabulary, prime=prime, length=length, **knobs
+        )
+        return text
 
 
 def open_run(

@@ -15,7 +15,7 @@ import jax
 
 from rnnlab.errors import UsageError
 from rnnlab.run import arrays, signals
-from rnnlab.run.config import difference
+from rnnlab.run.config import difference, load
 from rnnlab.run.display import Display, warn
 from rnnlab.run.folder import lock
 from rnnlab.train import memory
@@ -44,21 +44,30 @@ RUN_FILES = ("checkpoints", "metrics.jsonl", "samples.txt", "summary.json", "run
 
 
 def fit(
-    config: Config | None,
+    config: Config | str | Path | None,
     workdir: str | Path,
     overrides: Sequence[str] = (),
     began: float | None = None,
 ) -> dict[str, Any]:
     """Train, or resume the run that `workdir` holds; returns what summary.json says.
 
-    config: None goes on with the run's own. overrides: what run.json says was given on the command
-        line. began: when the process did, by `time.monotonic`, for run.json; None for now.
+    config: a ConfigDict, or the path of a config file; None goes on with the run's own. overrides:
+        what run.json says was given on the command line. began: when the process did, by
+        `time.monotonic`, for run.json; None for now.
+
+    Meant for notebooks and scripts too: progress is printed in plain lines. While it trains, SIGINT (a
+    notebook's stop button), SIGTERM and SIGHUP end it after the step under way, the state saved; then
+    the handlers are the old ones again. Nothing else of the process is changed: it runs on the
+    devices that JAX has. On a CPU `rnnlab.run.process.retain_memory()` beforehand spares page faults,
+    and up to half the time, as launch.py does.
 
     Over several processes (`jax.distributed`) each calls this alike; process 0 writes.
 
     Raises the errors of `rnnlab.errors`; `Interrupted` after SIGINT or SIGTERM, the state saved.
     """
     workdir = Path(workdir)
+    if isinstance(config, str | Path):
+        config = load(config)
     began = time.monotonic() if began is None else began
     alone, primary = jax.process_count() == 1, jax.process_index() == 0
     arrays.check_name(workdir.absolute() / "checkpoints")
