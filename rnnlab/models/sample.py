@@ -4,8 +4,7 @@ The generating loop is one compiled scan, called again for each piece of the tex
 top_k, top_p and seed are values it receives, so that changing them compiles nothing. Evaluation
 only: nothing here hands the model a PRNG key, so no dropout is on.
 
-Text goes in and comes out as tokens: `prime_tokens` encodes what comes first,
-`Vocabulary.decoder()` turns pieces back into characters.
+Text goes in and comes out as tokens.
 """
 
 import functools
@@ -18,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
 from rnnlab.models import beam
 from rnnlab.types import Array, Carry, Model, Params
@@ -80,7 +78,7 @@ def generate(
     Raises UsageError, before anything is generated, for values out of range and for a model that
     reads its text in both directions.
     """
-    _at_least_1(length=length, count=count, chunk=chunk)
+    check_counts(length=length, count=count, chunk=chunk)
     _check_model(model)
     if not 0.0 <= temperature < math.inf:
         raise UsageError(f"temperature must be a finite number of at least 0, got {temperature}")
@@ -88,8 +86,8 @@ def generate(
         raise UsageError(f"top_k must be at least 0 (0 keeps all), got {top_k}")
     if not 0.0 < top_p <= 1.0:
         raise UsageError(f"top_p must be above 0 and at most 1 (1 keeps all), got {top_p}")
-    _check_seed(seed)
-    first = _columns(prime, count)
+    check_seed(seed)
+    first = as_columns(prime, count)
     # The bounds are far beyond sense, and within float32 and int32.
     knobs = Knobs(
         np.float32(min(temperature, 1e30)), np.int32(min(top_k, 2**31 - 1)), np.float32(top_p)
@@ -122,62 +120,20 @@ def beam_search(
     Raises UsageError for a length or width below 1 and for a model that reads its text in both
     directions.
     """
-    _at_least_1(length=length, width=width)
+    check_counts(length=length, width=width)
     _check_model(model)
-    first = _columns(prime, 1)
+    first = as_columns(prime, 1)
     tokens, scores = _search(model, params, first, length=length, width=width)
     found = np.asarray(scores)
     possible = found > -np.inf
     return np.asarray(tokens)[possible], found[possible]
 
 
-def prime_tokens(vocabulary: Vocabulary, text: str, *, count: int = 1, seed: int = 0) -> np.ndarray:
-    """What each of `count` texts starts with, int32 [P, count].
-
-    text: the prime of all of them; if it is empty, each starts with a letter of its own, drawn from
-        (seed, n) among the letters of the vocabulary (of ASCII at byte level), or among all its
-        symbols if there are none.
-
-    Raises UsageError for a text with a character that the vocabulary does not have.
-    """
-    _at_least_1(count=count)
-    _check_seed(seed)
-    if text:
-        return _columns(vocabulary.encode(text), count)
-    symbols = map(chr, range(128)) if vocabulary.level == "byte" else map(str, vocabulary.symbols)
-    letters = [token for token, symbol in enumerate(symbols) if symbol.isalpha()]
-    letters = letters or range(vocabulary.size)
-    drawn = [np.random.SeedSequence((seed, n)).generate_state(1)[0] for n in range(count)]
-    return np.array([[letters[number % len(letters)] for number in drawn]], np.int32)
-
-
-def text_samples(
-    model: Model,
-    params: Params,
-    vocabulary: Vocabulary,
-    *,
-    length: int,
-    prime: str = "",
-    count: int = 1,
-    seed: int = 0,
-    **knobs: Any,
-) -> list[str]:
-    """`count` texts, each the prime (or a random letter: `prime_tokens`) and `length` characters.
-
-    knobs: temperature, top_k and top_p, as for `generate`. Raises what `generate` and
-    `prime_tokens` raise.
-    """
-    first = prime_tokens(vocabulary, prime, count=count, seed=seed)
-    pieces = generate(
-        model, params, first, length=length, count=count, seed=seed, chunk=length, **knobs
-    )
-    return [vocabulary.decode(column) for column in np.concatenate([first, *pieces]).T]
-
-
 # Checks
 
 
-def _at_least_1(**values: int) -> None:
+def check_counts(**values: int) -> None:
+    """Raises UsageError for counts, widths or lengths below 1, or more than fit into memory."""
     for name, value in values.items():
         if value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
@@ -193,7 +149,8 @@ def _at_least_1(**values: int) -> None:
         )
 
 
-def _check_seed(seed: int) -> None:
+def check_seed(seed: int) -> None:
+    """Raises UsageError for a seed that no 32 bits hold."""
     # JAX would take 2^32 for 0.
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
@@ -207,8 +164,8 @@ def _check_model(model: Model) -> None:
         )
 
 
-def _columns(prime: Any, count: int) -> np.ndarray:
-    """`prime` [P] or [P, count] as int32 [P, count]."""
+def as_columns(prime: Any, count: int) -> np.ndarray:
+    """`prime` [P] or [P, count] as int32 [P, count]. Raises UsageError if it is empty."""
     tokens = np.asarray(prime, np.int32)
     if not tokens.size:
         raise UsageError("the prime is empty: it must have at least one character")

@@ -291,7 +291,7 @@ def run_compile(call: Call) -> None:
     flags, workdir = call.flags, Path(call.flags.workdir)
     asked = {name: getattr(flags, name) for name, *_ in COMPILE_FLAGS if name != "out"}
     folder = Path(flags.out) if flags.out else workdir / "latex"
-    path = latex_report.write(
+    path = latex_report.write_report(
         workdir, folder, opened=lambda: opened(call), say=display.say, **asked
     )
     display.say(f"the report is in {path}")

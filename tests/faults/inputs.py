@@ -26,6 +26,7 @@ from rnnlab.run import command
 from rnnlab.run import config as configuration
 from rnnlab.sweep import execute
 from rnnlab.tasks.language_model import latex_report
+from rnnlab.tasks.language_model.text import prime_tokens
 from tests.faults import _driver
 from tests.faults import _hostile as hostile
 from tests.faults._driver import Accepted, Said, call, traced
@@ -354,7 +355,7 @@ def _barriers() -> Iterator[None]:
         raise Accepted
 
     def drawn(net: Any, params: Any, vocabulary: Any, **asked: Any) -> None:
-        first = sample.prime_tokens(
+        first = prime_tokens(
             vocabulary, asked.pop("prime"), count=asked["count"], seed=asked["seed"]
         )
         sample.generate(net, params, first, **asked)
@@ -366,7 +367,7 @@ def _barriers() -> Iterator[None]:
         (execute, "prepare_sweep", stop),
         (latex_report.latex, "version", lambda: "pdfTeX"),
         (latex_report.latex, "compile", lambda *_, **__: latex_report.latex.Verdict("", "", b"")),
-        (latex_report.sample, "text_samples", drawn),
+        (latex_report, "text_samples", drawn),
     )
     with contextlib.ExitStack() as stack:
         for module, name, other in places:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
 from rnnlab.models import sample, stack
+from rnnlab.tasks.language_model.text import prime_tokens, text_samples
 from rnnlab.types import Model
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -333,13 +334,13 @@ def test_float64_and_bfloat16(float64):
 
 def test_text_samples_decode_what_generate_draws():
     net, params = lstm()
-    texts = sample.text_samples(net, params, VOCABULARY, prime="bad", length=20, count=2, seed=3)
+    texts = text_samples(net, params, VOCABULARY, prime="bad", length=20, count=2, seed=3)
     tokens = run(net, params, VOCABULARY.encode("bad"), length=20, count=2, seed=3)
     assert texts == ["bad" + VOCABULARY.decode(column) for column in tokens.T]
 
 
 def test_without_a_prime_each_text_starts_with_a_letter():
-    texts = sample.text_samples(SUM, ONE, VOCABULARY, length=4, count=30, seed=1)
+    texts = text_samples(SUM, ONE, VOCABULARY, length=4, count=30, seed=1)
     assert {text[0] for text in texts} == set("abde")
     for text in texts:
         tokens = VOCABULARY.encode(text).tolist()
@@ -347,27 +348,25 @@ def test_without_a_prime_each_text_starts_with_a_letter():
 
 
 def test_random_letters_depend_on_the_seed_and_the_text_alone():
-    few = sample.prime_tokens(VOCABULARY, "", count=5, seed=1)
-    many = sample.prime_tokens(VOCABULARY, "", count=50, seed=1)
+    few = prime_tokens(VOCABULARY, "", count=5, seed=1)
+    many = prime_tokens(VOCABULARY, "", count=50, seed=1)
     assert few.shape == (1, 5)
     np.testing.assert_array_equal(many[:, :5], few)
-    assert (sample.prime_tokens(VOCABULARY, "", count=50, seed=2) != many).any()
+    assert (prime_tokens(VOCABULARY, "", count=50, seed=2) != many).any()
 
 
 def test_random_letters_are_ascii_at_byte_level_and_symbols_where_there_are_no_letters():
-    drawn = sample.prime_tokens(BYTES, "", count=400)[0]
+    drawn = prime_tokens(BYTES, "", count=400)[0]
     assert BYTES.decode(drawn).isalpha()
     assert len(set(drawn.tolist())) == 52
     digits = Vocabulary("char", tuple("0123"))
-    assert set(sample.prime_tokens(digits, "", count=50)[0].tolist()) == {0, 1, 2, 3}
+    assert set(prime_tokens(digits, "", count=50)[0].tolist()) == {0, 1, 2, 3}
 
 
 def test_a_prime_is_encoded_for_every_text():
-    np.testing.assert_array_equal(
-        sample.prime_tokens(BYTES, "é", count=2), [[0xC3, 0xC3], [0xA9, 0xA9]]
-    )
+    np.testing.assert_array_equal(prime_tokens(BYTES, "é", count=2), [[0xC3, 0xC3], [0xA9, 0xA9]])
     with pytest.raises(UsageError, match="'x', 'z'"):
-        sample.prime_tokens(VOCABULARY, "axz")
+        prime_tokens(VOCABULARY, "axz")
 
 
 # Beam search
@@ -471,7 +470,7 @@ def test_beam_search_refuses(name, value):
 @pytest.mark.parametrize(("name", "value"), [("count", 0), ("seed", -1)])
 def test_prime_tokens_refuses(name, value):
     with pytest.raises(UsageError, match=name):
-        sample.prime_tokens(VOCABULARY, "", **{name: value})
+        prime_tokens(VOCABULARY, "", **{name: value})
 
 
 def test_a_bidirectional_model_cannot_generate():

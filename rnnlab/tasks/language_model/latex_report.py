@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from rnnlab.data.draws import EVALUATE, SHOW, Random
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
-from rnnlab.models import sample
 from rnnlab.run.figure import COLOURS, GREY, save
 from rnnlab.run.files import read_rows, write_json
-from rnnlab.run.folder import unchanged
-from rnnlab.tasks.language_model import batches, corpora, latex, ngrams, task
+from rnnlab.tasks.language_model import latex, ngrams
+from rnnlab.tasks.language_model.data import kept_vocabulary, read_text
+from rnnlab.tasks.language_model.network import reader
+from rnnlab.tasks.language_model.text import prime_tokens, text_samples
 
 REACH = 3  # times the length are looked at, for the border of a paragraph that is nearest to it
 PRIME = "\n\n"  # a text begins where a paragraph does
@@ -77,7 +78,7 @@ def counted(
         order: ngrams.nats(model, valid, places, order=order)
         for order in range(1, model.highest + 1)
     }
-    first = sample.prime_tokens(vocabulary, PRIME, count=count).astype(np.int64)
+    first = prime_tokens(vocabulary, PRIME, count=count).astype(np.int64)
     found = []
     for order in sorted({min(nats, key=nats.__getitem__), model.highest}):
         written = ngrams.generate(model, first, order=order, **choice)
@@ -86,7 +87,7 @@ def counted(
     return found
 
 
-def write(
+def write_report(
     workdir: Path,
     folder: Path,
     *,
@@ -117,12 +118,12 @@ def write(
     run = opened()
     if run.config.task != "language_model":
         raise UsageError(f"compile is for a language_model: this run is of {run.config.task}")
-    vocabulary = task.vocabulary_of(workdir)
-    tokens, valid = _tokens(run.config, workdir)
+    vocabulary = kept_vocabulary(workdir)
+    _, tokens, valid = read_text(run.config, workdir)
     choice: dict[str, Any] = {"length": REACH * length, "temperature": temperature, "seed": seed}
-    net = task.reader(run.config, vocabulary.size).net
+    net = reader(run.config, vocabulary.size).net
     say(f"the model writes {num} texts")
-    written = sample.text_samples(net, run.params, vocabulary, prime=PRIME, count=num, **choice)
+    written = text_samples(net, run.params, vocabulary, prime=PRIME, count=num, **choice)
     say("two n-gram models are counted, and write as many")
     text, held = vocabulary.decode(tokens), vocabulary.decode(valid)
     cutting = {"count": num, "length": length, "seed": seed}
@@ -172,16 +173,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # no UTF-8, or a NUL in the name
         raise UsageError(f"cannot read the preamble {path}: {error}") from None
-
-
-def _tokens(config: Any, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The training and the held-out tokens of a run."""
-    options = config.data
-    found = corpora.load(
-        corpus=options.corpus, path=options.path, level=options.level, glob=options.glob
-    )
-    unchanged(workdir, "text", found.source, found.sha256)
-    return batches.split(found.tokens, valid_fraction=options.valid_fraction)
 
 
 def _loss(workdir: Path, step: int) -> float:
