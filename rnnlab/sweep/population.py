@@ -28,11 +28,11 @@ from rnnlab.run import config as configuration
 from rnnlab.run import machine
 from rnnlab.run.display import Display
 from rnnlab.train import optim
-from rnnlab.train import watch as seen
 from rnnlab.train.from_config import build_optimiser
 from rnnlab.train.record import Record
 from rnnlab.train.state import TrainState, configured_state, eval_params
 from rnnlab.train.step import TrainStep
+from rnnlab.train.watch import wanted
 from rnnlab.types import Config, Params, Task
 
 AXIS = "members"
@@ -148,7 +148,7 @@ class Population:
         """Compile the program; the bytes that it takes, of all devices together."""
         self.compiled, size = self._compiled("")
         if self.every:
-            self.watched, other = self._compiled(seen.wanted(self.configs[0].diagnose))
+            self.watched, other = self._compiled(wanted(self.configs[0].diagnose))
             size = max(size, other)
         return size
 
