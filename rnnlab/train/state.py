@@ -79,9 +79,12 @@ def eval_params(state: TrainState) -> Params:
 # ---- the tally
 
 
+# Sums over the steps of an interval, but for "norm_max".
+TALLY = ("loss", "count", "norm", "norm_large", "norm_max", "clipped", "ratio", "steps")
+
+
 def _empty_tally() -> dict[str, Array]:
-    names = ("loss", "count", "norm", "norm_large", "norm_max", "clipped", "ratio", "steps")
-    return {name: jnp.zeros((), jnp.float32) for name in names}
+    return {name: jnp.zeros((), jnp.float32) for name in TALLY}
 
 
 def interval_tally(state: TrainState, log_every: int) -> dict[str, Array]:

@@ -1,4 +1,6 @@
-import functools
+"""The train step: the gradient, the update, what it reports, and how steps are grouped."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -6,127 +8,23 @@ import numpy as np
 import pytest
 
 from rnnlab.errors import UsageError
-from rnnlab.train import optim
-from rnnlab.train.faults import quantities, unsound
-from rnnlab.train.state import LARGE, TOLD, eval_params, initial_state
+from rnnlab.train.state import TALLY, eval_params, initial_state, tally_means
 from rnnlab.train.step import REDUCTIONS, make_train_step, steps_per_dispatch
-from rnnlab.types import Task
-
-T, B, D = 8, 2, 3
-SETTINGS = {
-    "name": "adam",
-    "clip": "global_norm",
-    "clip_norm": 0.05,
-    "momentum": 0.0,
-    "beta1": 0.9,
-    "beta2": 0.99,
-    "epsilon": 1e-8,
-    "rms_decay": 0.9,
-    "weight_decay": 0.0,
-}
-
-
-def never(*_):
-    raise AssertionError("a step has no use for this")
-
-
-def loss(params, carry, batch, key):
-    """A tanh network follows a target; what a batch adds to it makes the loss go wrong."""
-    noise = batch["noise"] * jax.random.normal(key, (B, D))
-
-    def advance(h, x):
-        h = jnp.tanh(h @ params["kernel"] + params["bias"] + x)
-        return h, h
-
-    h, outputs = jax.lax.scan(advance, carry["h"], batch["inputs"])
-    total = jnp.sum((outputs + noise - batch["targets"]) ** 2) * batch["factor"]
-    # At root = 0 this is 0, and its gradient is NaN.
-    total += jnp.sqrt(jnp.sum((batch["root"] * params["kernel"]) ** 2))
-    return {"h": h * batch["blow"]}, {"loss": (total, jnp.asarray(T * B, total.dtype))}
-
-
-def task(dtype=np.float32):
-    def init(key):
-        return {"bias": jnp.zeros(D, dtype), "kernel": 0.5 * jax.random.normal(key, (D, D), dtype)}
-
-    return Task(
-        init=init,
-        carry=lambda: {"h": jnp.zeros((B, D), dtype)},
-        batch=never,
-        loss=loss,
-        evaluate=never,
-        finish=never,
-        show=never,
-        layers=(),
-        keep=never,
-        facts=never,
-        fingerprint={},
-        unit="step",
-    )
-
-
-def batch(seed=0, dtype=np.float32, **odd):
-    """As of a task: time-major arrays, and what has no time axis and sorts before them."""
-    rng = np.random.default_rng(seed)
-    scalars = {"blow": 1.0, "factor": 1.0, "noise": 0.0, "root": 1e-3} | odd
-    return {name: dtype(value) for name, value in scalars.items()} | {
-        "fresh": np.zeros(B, bool),
-        "inputs": rng.normal(size=(T, B, D)).astype(dtype),
-        "targets": rng.normal(size=(T, B, D)).astype(dtype) / 2,
-    }
-
-
-def optimiser(rate=0.01, **changes):
-    return optim.make_optimiser(schedule=lambda count: rate, **SETTINGS | changes)
-
-
-@functools.cache
-def machinery(*, reduction="mean", ema=0.9, log_every=3, dtype=np.float32, skip=0, **changes):
-    """(seed -> state, the train step): compiled once for all tests that use it."""
-    made = optimiser(**changes)
-
-    def start(seed=0):
-        return initial_state(task(dtype), made, seed=seed, average=ema > 0)
-
-    return start, make_train_step(
-        task(dtype),
-        made,
-        average_decay=ema,
-        reduction=reduction,
-        log_every=log_every,
-        skip=skip,
-    )
-
-
-def plain_sgd(**changes):
-    """The parameters move by minus the gradient."""
-    return machinery(name="sgd", rate=1.0, clip_norm=float("inf"), ema=0.0, **changes)
-
-
-def snapshot(tree):
-    """A copy on the host, which outlives a donation."""
-
-    def copy(leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.array(jax.random.key_data(leaf) if is_key else leaf)
-
-    return jax.tree.map(copy, tree)
-
-
-def same_bits(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)
-
-
-def norm(tree):
-    return np.sqrt(sum(np.sum(np.float64(leaf) ** 2) for leaf in jax.tree.leaves(tree)))
-
-
-mean_gradient = jax.jit(
-    jax.value_and_grad(lambda p, c, b, k: jnp.divide(*loss(p, c, b, k)[1]["loss"]))
+from tests.train.steps import (
+    SETTINGS,
+    B,
+    T,
+    batch,
+    loss,
+    machinery,
+    mean_gradient,
+    norm,
+    optimiser,
+    plain_sgd,
+    same_bits,
+    snapshot,
+    task,
 )
-
 
 # The start
 
@@ -303,144 +201,6 @@ def test_steps_from_a_copy_of_a_state_give_the_same_bits():
     assert same_bits(snapshot(again), snapshot(state))
 
 
-# What is not finite
-
-FAULTS = {
-    "the loss is NaN": {"factor": np.nan},
-    "the loss overflows": {"factor": 3e38},  # and not its gradient
-    "the gradient is NaN": {"root": 0.0},
-    "the carry is inf": {"blow": np.inf},
-}
-
-
-def run_into(fault, start, train_step):
-    """Two good steps, the bad one, another bad one, a good one."""
-    state = start()
-    for number in range(2):
-        state, _ = train_step(state, batch(number))
-    good = snapshot(state)
-    assert int(good.fault["step"]) == 0
-    state, report = train_step(state, batch(2, **fault))
-    after = snapshot(state)
-    assert same_bits(after.replace(fault=good.fault), good)
-    assert int(after.fault["step"]) == int(report["fault"]) == 3
-    assert int(report["step"]) == 2
-    for later in (batch(3, factor=np.nan), batch(4)):
-        state, report = train_step(state, later)
-        assert same_bits(snapshot(state), after)
-        assert int(report["fault"]) == 3
-    return after.fault
-
-
-@pytest.mark.parametrize("what", FAULTS)
-def test_after_a_fault_nothing_changes(what):
-    fault = run_into(FAULTS[what], *machinery())
-    assert np.isfinite(fault["loss"]) == (what in ("the gradient is NaN", "the carry is inf"))
-    assert np.isfinite(fault["norm"]) == (what in ("the loss overflows", "the carry is inf"))
-
-
-NAMES = {
-    "the loss is NaN": "the loss",
-    "the loss overflows": "the loss",
-    "the gradient is NaN": "the gradient of kernel",
-    "the carry is inf": "the carried state h",
-}
-
-
-@pytest.mark.parametrize("what", FAULTS)
-def test_a_fault_is_named(what):
-    start, train_step = machinery()
-    fault = run_into(FAULTS[what], start, train_step)
-    assert quantities(start())[fault["where"]] == NAMES[what]
-
-
-def test_quantities_are_all_that_is_checked():
-    assert quantities(machinery()[0]()) == [
-        "the loss",
-        "the gradient of bias",
-        "the gradient of kernel",
-        "the norm of the gradient",
-        "the updated parameter bias",
-        "the updated parameter kernel",
-        "the average of bias",
-        "the average of kernel",
-        "the optimiser's 0/norm",
-        *(f"the optimiser's 1/0/{m}/{p}" for m in ("mu", "nu") for p in ("bias", "kernel")),
-        "the carried state h",
-    ]
-
-
-def poisoned(state, part):
-    leaves, tree = jax.tree.flatten(getattr(state, part))
-    at = next(i for i, leaf in enumerate(leaves) if leaf.ndim == 2)
-    leaves[at] = leaves[at].at[0, 0].set(np.nan)
-    return state.replace(**{part: jax.tree.unflatten(tree, leaves)})
-
-
-@pytest.mark.parametrize("part", ["params", "average", "optimiser", "carry"])
-@pytest.mark.parametrize("skip", [0, 5])
-def test_a_damaged_state_is_a_fault_and_never_skipped(part, skip):
-    start, train_step = machinery(skip=skip)
-    state, _ = train_step(start(), batch(0))
-    assert unsound(state) == ""
-    state, report = train_step(poisoned(state, part), batch(1))
-    assert int(report["fault"]) == 2
-    words = {"params": "the parameter", "average": "the average of", "carry": "the carried state"}
-    assert unsound(state).startswith(words.get(part, "the optimiser's"))
-
-
-@pytest.mark.parametrize("what", FAULTS)
-def test_a_step_that_is_skipped_is_left_out(what):
-    start, train_step = machinery(skip=2)
-    ends = []
-    for faults in (True, False):
-        state, reports = start(), []
-        for number in range(7):  # an interval begins with step 4, of number 3
-            if number not in (3, 5):
-                state, report = train_step(state, batch(number, noise=0.1))
-            elif faults:
-                state, report = train_step(state, batch(number, **FAULTS[what]))
-            else:
-                tally = jax.tree.map(jnp.zeros_like, state.tally) if number == 3 else state.tally
-                state = state.replace(step=state.step + 1, tally=tally)
-            reports.append(snapshot(report))
-        ends.append((snapshot(state), reports))
-    (one, reports), (other, _) = ends
-    assert same_bits(one.replace(skips=other.skips), other)
-    assert [int(report["skips"]["count"]) for report in reports] == [0, 0, 0, 1, 1, 2, 2]
-    assert list(one.skips["steps"][:3]) == [4, 6, 0]
-    names = quantities(one)
-    assert [names[i] for i in one.skips["where"][:2]] == [NAMES[what]] * 2
-    state, report = train_step(state.replace(skips=one.skips), batch(9, **FAULTS[what]))
-    assert int(report["fault"]) == 8  # beyond the budget
-    _, report = train_step(state, batch(10))
-    assert int(report["fault"]) == 8
-
-
-def test_of_many_skipped_steps_the_last_are_known():
-    start, train_step = machinery(skip=TOLD + 4)
-    state = start()
-    for number in range(TOLD + 3):
-        state, report = train_step(state, batch(number, factor=np.nan))
-    assert int(report["fault"]) == 0
-    assert int(report["steps"]) == 0
-    assert sorted(report["skips"]["steps"]) == list(range(4, TOLD + 4))
-
-
-def test_an_optimiser_that_overflows_is_a_fault():
-    # The loss and the gradient are finite, but Adam's second moment is not, and would never be again.
-    fault = run_into({"factor": 1e22}, *machinery(clip_norm=float("inf")))
-    assert np.isfinite(fault["loss"])
-    assert 1e20 < fault["norm"] < 1e30
-
-
-def test_a_huge_gradient_that_is_clipped_is_no_fault():
-    start, train_step = machinery()
-    state, report = train_step(start(), batch(factor=1e22))
-    assert (int(state.step), int(report["fault"]), float(report["clipped"])) == (1, 0, 1)
-    assert float(report["norm"]) > 1e20
-
-
 def test_the_mean_of_norms_whose_sum_float32_cannot_hold():
     steep = task()._replace(
         init=lambda key: {"bias": jnp.zeros(1)},
@@ -456,25 +216,11 @@ def test_the_mean_of_norms_whose_sum_float32_cannot_hold():
         state, report = train_step(state, batch(factor=size))
     assert int(report["fault"]) == 0
     assert sum(norms) > float(np.finfo(np.float32).max)
-    total = float(report["norm"]) + LARGE * float(report["norm_large"])
-    assert total == pytest.approx(sum(norms), rel=1e-6)
+    means = tally_means({name: float(value) for name, value in report.items()})
+    assert 3 * means["grad_norm"] == pytest.approx(sum(norms), rel=1e-6)
+    assert means["grad_norm_max"] == np.float32(3e38)
     assert float(report["norm"]) == 7
     assert float(report["norm_max"]) == np.float32(3e38)
-
-
-def test_parameters_that_are_all_zero_are_no_fault():
-    zero = task()._replace(
-        init=lambda key: {"bias": jnp.zeros(D)},
-        loss=lambda params, carry, batch, key: (
-            carry,
-            {"loss": (params["bias"].sum() * 0, jnp.ones(()))},
-        ),
-    )
-    made = optimiser()
-    state = initial_state(zero, made, seed=0, average=False)
-    train_step = make_train_step(zero, made, average_decay=0.0, reduction="mean", log_every=1)
-    state, report = train_step(state, batch())
-    assert (int(report["fault"]), float(report["ratio"])) == (0, 0)
 
 
 def test_make_refuses():
@@ -502,24 +248,11 @@ def test_how_steps_are_grouped_changes_no_bit():
         assert int(report["step"]) == done == 7
         ends.append((snapshot(state), snapshot(report)))
     # The loop's program by itself; that it also has the bits of the single step is the compiler's
-    # doing, which tests/test_train.py sees on a whole run.
+    # doing, which tests/train/test_train.py sees on a whole run.
     assert all(same_bits(ends[1], end) for end in ends[2:])
     for a, b in zip(*map(jax.tree.leaves, (ends[0], ends[1])), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_a_fault_within_a_group_ends_it():
-    made = optimiser()
-    kept = []
-    for group in (1, 4):
-        state = initial_state(task(), made, seed=0, average=True)
-        take = make_train_step(
-            task(), made, average_decay=0.9, reduction="mean", log_every=3, group=group
-        )
-        these = [batch(n, factor=np.nan if n == 2 else 1.0) for n in range(4)]
-        for given in [these] if group > 1 else these:
-            state, report = take(state, given)
-        assert (int(report["step"]), int(report["fault"])) == (2, 3)
-        kept.append(snapshot(state.params))
-    for a, b in zip(*map(jax.tree.leaves, kept), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+def test_the_means_of_an_interval_whose_steps_were_all_skipped():
+    assert all(math.isnan(value) for value in tally_means(dict.fromkeys(TALLY, 0.0)).values())
