@@ -21,6 +21,7 @@ VERBS = (
     sweep.REPORT,
     diagnose.DIAGNOSE,
     train.COMPILE,
+    train.MOT,
     bench.BENCH,
 )
 

@@ -1,9 +1,9 @@
-"""The verbs of one run: train, evaluate, sample, show, compile; and tasks, the list of what there is."""
+"""The verbs of one run: train, evaluate, sample, show, compile; tasks and mot, which need no run."""
 
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rnnlab.run import machine, process
 from rnnlab.run.command import Call, Verb, no_flags
@@ -139,7 +139,12 @@ def run_evaluate(call: Call) -> None:
     if call.flags.json:
         print(json_row(metrics))
         return
-    for name, value in metrics.items():
+    print_numbers(metrics)
+
+
+def print_numbers(numbers: dict[str, Any]) -> None:
+    """A line for each number, with its name."""
+    for name, value in numbers.items():
         text = f"{value:.6f}" if isinstance(value, float) else str(value)
         print(f"{name.replace('_', ' '):<22} {text}")
 
@@ -304,6 +309,40 @@ COMPILE = Verb(
     compile_flags,
     run_compile,
     writes_into=True,
+)
+
+
+# ---- mot
+
+
+def mot_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `mot`."""
+    parser.add_argument("--truth", metavar="FILE", required=True, help="the gt.txt of a sequence")
+    parser.add_argument(
+        "--answers", metavar="FILE", required=True, help="a tracker's boxes of it, in that format"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_mot(call: Call) -> None:
+    """Print how well a tracker does on one sequence."""
+    from rnnlab.run.files import json_row
+    from rnnlab.tasks.tracking import scores
+
+    found = scores.score(Path(call.flags.truth), Path(call.flags.answers))
+    if call.flags.json:
+        print(json_row(found))
+    else:
+        print_numbers(found)
+
+
+MOT = Verb(
+    "mot",
+    "score a tracker's boxes: MOTA, IDF1",
+    "Both files are in the format of the MOT challenges: frame,id,left,top,width,height,conf,... A box "
+    "counts as found from an IoU of 0.5 on.",
+    mot_flags,
+    run_mot,
 )
 
 

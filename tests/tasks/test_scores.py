@@ -1,8 +1,11 @@
 """How well a tracker does, by cases that a hand can compute."""
 
+import json
+
 import numpy as np
 import pytest
 
+import launch
 from rnnlab.errors import UsageError
 from rnnlab.tasks.tracking import scores
 from tests.tasks.test_mot import boxes
@@ -77,3 +80,20 @@ def test_files_are_scored(tmp_path):
     (tmp_path / "test.txt").write_text("1,1,0,0,10\n")
     with pytest.raises(UsageError, match=r"test\.txt:1 has 5 fields"):
         scores.score(tmp_path / "gt.txt", tmp_path / "test.txt")
+
+
+def test_the_verb_mot_prints_the_scores(tmp_path, capsys):
+    truth, answers = tmp_path / "gt.txt", tmp_path / "boxes.txt"
+    truth.write_text("1,1,0,0,10,10,1\n2,1,0,0,10,10,1\n")
+    answers.write_text("1,1,0,0,10,10,1\n")
+    command = ["mot", f"--truth={truth}", f"--answers={answers}"]
+    assert launch.main(command) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "mota                   0.500000",
+        "idf1                   0.666667",
+    ]
+    assert launch.main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["identity_switches"] == 0
+    answers.write_text("not a box\n")
+    assert launch.main(command) == 2
+    assert "boxes.txt:1 is not all numbers" in capsys.readouterr().err

@@ -27,6 +27,8 @@ units of their spread in training, in which half of the tracks are mirrored. Val
 of the sequences that data.held names, else on data.valid of all tracks, drawn by chance. Metric: the IoU
 of the boxes ahead. The facts say that of the box that stays, and of constant velocity by the last
 change alone and by RECENT ones.
+
+`launch.py mot` scores the boxes of a tracker of yours against the true ones, by MOTA and IDF1 (`scores`).
 """
 
 from rnnlab.tasks.tracking.task import ABOUT, make_task
