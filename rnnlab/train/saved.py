@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 
 from rnnlab.errors import CheckpointError, UsageError
-from rnnlab.models.sample import text_samples
 from rnnlab.run import checkpoint, display
 from rnnlab.run.config import from_json
 from rnnlab.run.files import read_json, write_json
 from rnnlab.run.folder import lock
+from rnnlab.tasks.language_model.text import text_samples
 from rnnlab.train.from_config import build
 from rnnlab.train.state import LATER_LEAVES, configured_state, eval_params
 from rnnlab.types import Config, Params, Task
