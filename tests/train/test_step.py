@@ -248,7 +248,7 @@ def test_how_steps_are_grouped_changes_no_bit():
         assert int(report["step"]) == done == 7
         ends.append((snapshot(state), snapshot(report)))
     # The loop's program by itself; that it also has the bits of the single step is the compiler's
-    # doing, which tests/train/test_train.py sees on a whole run.
+    # doing, which tests/train/test_session.py sees on a whole run.
     assert all(same_bits(ends[1], end) for end in ends[2:])
     for a, b in zip(*map(jax.tree.leaves, (ends[0], ends[1])), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)

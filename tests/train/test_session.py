@@ -1,23 +1,16 @@
-"""The loop as a whole: what a run leaves behind, and that stopping it anywhere changes nothing."""
+"""A run as a whole: what it leaves behind, and that stopping it anywhere changes nothing."""
 
 import json
-import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from rnnlab import tasks
-from rnnlab.errors import DivergedError, Interrupted, InUseError, StorageError, UsageError
+from rnnlab.errors import Interrupted, InUseError, StorageError, UsageError
 from rnnlab.run import checkpoint, config
-from rnnlab.run import process as host
 from rnnlab.run.files import read_json, read_rows, write_json
 from rnnlab.run.folder import lock
 from rnnlab.train import parallel, single
@@ -26,59 +19,10 @@ from rnnlab.train.record import Record
 from rnnlab.train.saved import mended_config, open_run
 from rnnlab.train.session import fit
 from rnnlab.train.state import configured_state
-from tests.faults.lab import SMALL, differences, leaves, make_text, rows
-from tests.support import ROOT
+from tests.faults.lab import leaves, rows
+from tests.train.runs import STEPS, assert_same_run, made, stop_after
 
-STEPS = 30
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Each run here would compile the same programs again."""
-    host.keep_compiled(tmp_path_factory.mktemp("compiled"))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    return make_text(tmp_path_factory.mktemp("text") / "text.txt")
-
-
-def made(text: Path, *changes: str):
-    return config.load(
-        str(ROOT / "experiments" / "default.py"), [*SMALL, f"data.path={text}", *changes]
-    )
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert differences(one, other) == []
-
-
-@pytest.fixture(scope="module")
-def straight(text, tmp_path_factory) -> Path:
-    """A run that nothing interrupted."""
-    workdir = tmp_path_factory.mktemp("straight") / "run"
-    fit(made(text), workdir, [])
-    return workdir
-
-
-def stop_after(monkeypatch, step: int) -> None:
-    """SIGTERM once the step has been taken, as a scheduler would send it."""
-    make = single.make_train_step
-
-    def counted(*args, **kwargs):
-        inner = make(*args, **kwargs)
-
-        def step_and_kill(state, batch):
-            state, report = inner(state, batch)
-            if int(report["step"]) == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return state, report
-
-        return step_and_kill
-
-    monkeypatch.setattr(single, "make_train_step", counted)
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def test_a_run_folder_explains_itself(straight, text):
@@ -304,20 +248,6 @@ def test_a_folder_in_use_is_refused(straight, text):
         fit(None, straight, [])
 
 
-def test_divergence_stops_and_keeps_the_last_good_state(text, tmp_path):
-    workdir = tmp_path / "run"
-    wild = ("optim.name=sgd", "optim.learning_rate=1e38", "optim.clip_norm=inf")
-    with pytest.raises(DivergedError) as error:
-        fit(made(text, *wild, "optim.warmup_steps=0", "optim.ema=0"), workdir, [])
-    assert error.value.exit_code == 3
-    message = str(error.value)
-    assert "step" in message
-    assert "threshold inf" in message
-    assert "\n" not in message
-    run = open_run(workdir, "latest", print)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
-
-
 def test_evaluate_and_sample_need_nothing_but_the_folder(straight, text, tmp_path, monkeypatch):
     moved = text.with_suffix(".moved")
     text.rename(moved)
@@ -355,22 +285,6 @@ def test_several_steps_a_dispatch_are_the_same_run(straight, text, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_divergence_is_found_in_a_group_too(text, tmp_path):
-    wild = ("optim.name=sgd", "optim.learning_rate=1e38", "optim.clip_norm=inf", "optim.ema=0")
-    told = []
-    for count in (1, 3):
-        with pytest.raises(DivergedError) as error:
-            fit(
-                made(text, *wild, "optim.warmup_steps=0", f"train.steps_per_dispatch={count}"),
-                tmp_path / str(count),
-                [],
-            )
-        told.append(str(error.value))
-    assert told[0] == told[1]
-    assert rows(tmp_path / "1") == rows(tmp_path / "3")
-
-
-@pytest.mark.slow
 def test_split_over_two_devices(straight, text, tmp_path, monkeypatch, capsys):
     """The same bits when stopped and resumed; on another number of devices, a warning."""
     monkeypatch.setattr(parallel, "cores", lambda: 2)
@@ -400,83 +314,6 @@ def test_split_over_two_devices(straight, text, tmp_path, monkeypatch, capsys):
     open_run(two, "best", pytest.fail)  # to evaluate, on one device, is no reason to warn
 
 
-def struck(patch, value: float, *bad: int) -> None:
-    """From now on the loss of the steps `bad` is `value`."""
-    make = tasks.make_task
-
-    def changed(config, kept=None):
-        task = make(config, kept)
-
-        def batch(n):
-            return {**task.batch(n), "bad": np.float32(value if n + 1 in bad else 0.0)}
-
-        def loss(params, carry, batch, key, **options):
-            carry, sums = task.loss(params, carry, batch, key, **options)
-            return carry, {"loss": (sums["loss"][0] + batch["bad"], sums["loss"][1])}
-
-        return task._replace(batch=batch, loss=loss)
-
-    patch.setattr(tasks, "make_task", changed)
-
-
-@pytest.mark.slow
-def test_a_run_that_stopped_goes_on_without_the_step(text, tmp_path, monkeypatch, capsys):
-    """It was resumed at its best checkpoint, which must stay that, and stops at the next step."""
-    struck(monkeypatch, np.nan, 11, 20, 23)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 10)
-        with pytest.raises(Interrupted):
-            fit(made(text), tmp_path, [])
-    with pytest.raises(DivergedError) as error:
-        fit(None, tmp_path, [])
-    told = str(error.value)
-    assert told.startswith("diverged at step 11: the loss is not finite, and neither is bad in its")
-    assert "step 10, is kept" in told
-    assert "train.skip_faults=1 with --config=FILE" in told
-    assert json.loads((tmp_path / "summary.json").read_text())["diverged_at"] == 11
-    assert open_run(tmp_path, "best", pytest.fail).meta["metric"] > 0
-    with pytest.raises(
-        DivergedError, match=r"at step 23: .*2 of 2 steps .* skipped before: 11, 20"
-    ):
-        fit(made(text, "train.skip_faults=2"), tmp_path, [])
-    fit(made(text, "train.skip_faults=3"), tmp_path, [])
-    counts = {row["step"]: row.get("skipped") for row in rows(tmp_path) if row["split"] == "train"}
-    assert counts == {4: None, 8: None, 12: 1, 16: 1, 20: 2, 24: 3, 28: 3}
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["skipped"], summary["steps"], "diverged_at" in summary) == (3, STEPS, False)
-    warned = [line for line in capsys.readouterr().err.split("\n") if "is skipped" in line]
-    assert [line.split("step ")[1].split(":")[0] for line in warned] == [
-        *("11 is skipped, 1 of 2", "20 is skipped, 2 of 2", "23 is skipped, 3 of 3")
-    ]
-
-
-def test_a_damaged_state_is_not_saved(text, tmp_path, monkeypatch):
-    make = single.make_train_step
-
-    def damaging(*args, **kwargs):
-        inner = make(*args, **kwargs)
-
-        def step(state, batch):
-            if int(state.step) == 8:
-                state = state.replace(params=jax.tree.map(lambda p: p * np.nan, state.params))
-            return inner(state, batch)
-
-        return step
-
-    with monkeypatch.context() as patch:
-        patch.setattr(single, "make_train_step", damaging)
-        with pytest.raises(DivergedError) as error:
-            fit(made(text), tmp_path, [])
-    told = str(error.value)
-    assert "at step 9: the loss is not finite (" in told
-    assert (
-        "the last good state, step 7, is kept: before that step the parameter layers/0/bias" in told
-    )
-    run = open_run(tmp_path, "latest", pytest.fail)
-    assert run.meta["step"] == 7
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
-
-
 def without_later_leaves(workdir: Path) -> None:
     """Its checkpoints as an older rnnlab would have written them."""
     settings = config.from_json(read_json(workdir / "config.json"))
@@ -504,96 +341,6 @@ def test_a_run_of_before_there_were_devices_goes_on(straight, text, tmp_path):
     config_file.write_text(json.dumps(old))
     fit(None, workdir, [])
     assert open_run(workdir, "latest", print).meta["step"] == STEPS
-
-
-# Separate processes
-
-
-def command(workdir: Path, text: Path, *changes: str) -> list[str]:
-    overrides = [f"--config.{c}" for c in [*SMALL, f"data.path={text}", *changes]]
-    return [
-        sys.executable,
-        str(ROOT / "launch.py"),
-        "train",
-        f"--config={ROOT / 'experiments' / 'default.py'}",
-        f"--workdir={workdir}",
-        *overrides,
-    ]
-
-
-def launched(workdir: Path, text: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(workdir, text), capture_output=True, text=True, timeout=300, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def launched_straight(text, tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("launched") / "run"
-    done = launched(workdir, text)
-    assert done.returncode == 0, done.stderr
-    return workdir
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("k", range(1, STEPS))
-def test_every_k_in_separate_processes(k, launched_straight, text, tmp_path):
-    """30 steps = k steps + stop + resume + 30 - k steps, bit for bit."""
-    workdir = tmp_path / "run"
-    code = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import launch; "
-        "from rnnlab.train import single; make = single.make_train_step\n"
-        "def counted(*a, **o):\n"
-        "    inner = make(*a, **o)\n"
-        "    def step(state, batch):\n"
-        "        state, report = inner(state, batch)\n"
-        f"        if int(report['step']) == {k}: os.kill(os.getpid(), signal.SIGINT)\n"
-        "        return state, report\n"
-        "    return step\n"
-        "single.make_train_step = counted\n"
-        "sys.exit(launch.main(sys.argv[2:]))\n"
-    )
-    arguments = command(workdir, text)[2:]
-    first = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert first.returncode == 130, first.stderr
-    assert "resume with" in first.stderr
-    second = launched(workdir, text)
-    assert second.returncode == 0, second.stderr
-    assert_same_run(launched_straight, workdir)
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_twenty_times(launched_straight, text, tmp_path):
-    """kill -9 at any time, even while a checkpoint is written: the run is that of an undisturbed one."""
-    draw = random.Random(1)
-    kills, attempt = 0, 0
-    while kills < 20:
-        attempt += 1
-        assert attempt < 20
-        workdir = tmp_path / f"run{attempt}"
-        while True:
-            process = subprocess.Popen(
-                command(workdir, text), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            # From the first words of the process on, so that most kills hit training or saving;
-            # later and later, so that a busy machine too comes to the end of a run.
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(draw.uniform(0.0, 2.5 + 0.2 * kills))
-            ended = process.poll() is not None
-            process.kill()
-            _, errors = process.communicate()
-            if ended:
-                assert process.returncode == 0, errors
-                break
-            kills += 1
-        assert_same_run(launched_straight, workdir)
 
 
 def test_run_json_describes_the_last_resumptions_and_counts_them_all(straight, tmp_path):
