@@ -34,6 +34,9 @@ def get_config():
     config.data.side = placeholder(int)  # pixels of a frame: 16 where they are drawn, 32 for videos
     config.data.trainlist = placeholder(str)  # which clips are for training, as UCF101 lists them
     config.data.testlist = placeholder(str)  # and which for the end; unset: a fixed split
+    config.data.encoding = placeholder(
+        str
+    )  # of .csv files and lists; unset: UTF-8, or a file's mark
     config.data.valid = placeholder(float)  # share of the training clips that is held out, 0.1
     config.data.test = placeholder(float)  # without lists, share of the clips for the end, 0.2
 

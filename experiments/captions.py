@@ -20,6 +20,7 @@ All keys but those below are explained in default.py.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from experiments import default
 from rnnlab.types import Config
@@ -33,6 +34,9 @@ def get_config() -> Config:
     config.data.name = "scenes"  # drawn; or flickr8k: a folder in its layout
     config.data.path = ""  # flickr8k: the folder, with images, captions and the lists of the splits
     config.data.features = ""  # flickr8k: a .npy of features, with a .txt of names, and no images
+    config.data.encoding = placeholder(
+        str
+    )  # of the text files; unset: UTF-8, or as a file's mark says
     config.data.size = 32  # pixels a side; images are scaled to it
     config.data.rare = 5  # flickr8k: words that come less often in training are one unknown symbol
 

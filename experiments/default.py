@@ -24,6 +24,10 @@ def get_config() -> Config:
     config.data.path = ""  # a text file or folder of your own, instead of a corpus
     config.data.level = "char"  # char (Unicode characters) or byte
     config.data.glob = "**/*"  # which files of a folder
+    config.data.encoding = placeholder(
+        str
+    )  # of your text: utf-16-le, latin-1, ...; unset: UTF-8, or
+    # what the byte order mark of a file says. A file that gzip has packed is unpacked.
     config.data.valid_fraction = 0.1  # the last part of the text is held out
     config.data.batching = (
         "streams"  # streams: state carried (truncated BPTT); windows: independent

@@ -16,6 +16,7 @@ default.py.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from experiments import memory
 from rnnlab.types import Config
@@ -32,6 +33,9 @@ def get_config() -> Config:
     config.data.name = "crossings"  # drawn videos; or mot: tracks without pictures
     config.data.size = 20  # crossings: pixels a side
     config.data.path = ""  # mot: a folder with NAME/gt.txt or NAME/gt/gt.txt
+    config.data.encoding = placeholder(
+        str
+    )  # mot: of the files; unset: UTF-8, or as a file's mark says
     config.data.ahead = 8  # mot: the box so many frames on is asked
     config.data.held = ""  # mot: names of sequences to validate on, with commas between them;
     config.data.valid = 0.2  # without names, this share of all tracks

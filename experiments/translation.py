@@ -11,6 +11,7 @@ options from it. See what it does, and have a date translated:
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from experiments import default
 
@@ -27,6 +28,9 @@ def get_config():
     config.data.train = "train"  # the files' names in data.path
     config.data.valid = "val"
     config.data.test = "test"
+    config.data.encoding = placeholder(
+        str
+    )  # of the files; unset: UTF-8, or what a file's mark says
     config.data.level = "char"  # char, word or bpe (byte-pair encoding)
     config.data.vocabulary = 10000  # symbols of each language at most
     config.data.rare = 1  # char and word: those that occur fewer times are unknown

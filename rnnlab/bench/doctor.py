@@ -25,6 +25,7 @@ from jax.flatten_util import ravel_pytree
 
 from rnnlab import cells
 from rnnlab.data import cache
+from rnnlab.data.reading import reason_of
 from rnnlab.errors import CheckpointError
 from rnnlab.recurrence.unrolling import unroll
 from rnnlab.run import checkpoint, machine, process
@@ -169,7 +170,7 @@ def why_unusable(folder: Path) -> str:
             file.flush()
     except OSError as error:
         return (
-            f"{folder} cannot be written: {cache.reason_of(error)}; without it nothing is downloaded "
+            f"{folder} cannot be written: {reason_of(error)}; without it nothing is downloaded "
             "and every launch compiles anew; RNNLAB_CACHE names another"
         )
     return ""
@@ -197,7 +198,7 @@ def _room(path: Path) -> str:
     try:
         return f"{_size(shutil.disk_usage(path).free)} in {path.absolute()}"
     except OSError as error:
-        return f"{path}: {cache.reason_of(error)}"
+        return f"{path}: {reason_of(error)}"
 
 
 def _size(count: float) -> str:

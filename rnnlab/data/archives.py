@@ -19,6 +19,7 @@ from rnnlab.errors import UsageError
 
 MOST = 1 << 30  # bytes that come out of one file
 CHUNK = 1 << 20  # bytes a read
+GZIP = b"\x1f\x8b"  # what gzip begins with
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
 
 
@@ -61,6 +62,14 @@ def gunzip(file: BinaryIO, name: str) -> bytes:
         return b"".join(pieces(stream, name))
 
 
+def unpacked(path: Path) -> Any:
+    """What a file holds, or if gzip has packed it, whatever its name, what is in that: a stream to be
+    read and closed. Raises OSError; reading it, UsageError beyond MOST or one of DAMAGED."""
+    with open(path, "rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+    return Capped(gzip.GzipFile(path, "rb"), str(path)) if packed else open(path, "rb")
+
+
 def members(file: BinaryIO, name: str, wanted: Callable[[PurePosixPath], bool]) -> dict[str, bytes]:
     """file name -> content, of the regular files of a tar archive, gzipped or not, whose path in it is
     `wanted`; of several with one name the last. Links, devices and folders are not looked at.
@@ -68,7 +77,7 @@ def members(file: BinaryIO, name: str, wanted: Callable[[PurePosixPath], bool]) 
     Raises UsageError beyond MOST, one of DAMAGED if it is no such archive.
     """
     file.seek(0)
-    packed = file.read(2) == b"\x1f\x8b"
+    packed = file.read(len(GZIP)) == GZIP
     file.seek(0)
     stream: Any = Capped(gzip.GzipFile(fileobj=file, mode="rb") if packed else file, name)
     found = {}

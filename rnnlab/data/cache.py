@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import platformdirs
 
 from rnnlab.data import archives
+from rnnlab.data.reading import reading, reason_of
 from rnnlab.errors import StorageError, UsageError
 
 CHUNK = 1 << 20  # bytes a read
@@ -247,24 +248,10 @@ def _expand(file: BinaryIO, remote: Remote) -> None:
 
 
 def local(folder: Path, name: str) -> bytes:
-    """The file `name` of a folder of the user's, or what NAME.gz there holds. Raises UsageError if it
-    is missing or damaged."""
-    plain, packed = folder / name, folder / f"{name}.gz"
-    try:
-        if plain.exists():
-            return plain.read_bytes()
-        if packed.exists():
-            with open(packed, "rb") as file:
-                return archives.gunzip(file, str(packed))
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"cannot read {name} in {folder}: {reason_of(error)}") from None
+    """The file `name` of a folder of the user's, or NAME.gz there; what is packed by gzip is unpacked,
+    whichever the name. Raises UsageError if it is missing or damaged."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.exists():
+            with reading(f"{name} in {folder}"), archives.unpacked(path) as file:
+                return file.read()
     raise UsageError(f"data.path {folder} has no {name}, nor {name}.gz")
-
-
-def reason_of(error: BaseException) -> str:
-    """Why, without error numbers and class names."""
-    inner = getattr(error, "reason", None)
-    if isinstance(inner, BaseException):
-        return reason_of(inner)
-    text = getattr(error, "strerror", None) or str(inner or error) or type(error).__name__
-    return " ".join(text.split())

@@ -152,7 +152,7 @@ def test_a_malformed_line_is_named(line, match, folder):
 def test_bytes_that_are_no_utf8_are_named(folder):
     path = folder / flickr.TOKENS
     path.write_bytes(path.read_bytes().replace(b"runs 1", b"runs \xff", 2))
-    with pytest.raises(UsageError, match=r"Flickr8k\.token\.txt:1: this is no UTF-8"):
+    with pytest.raises(UsageError, match=r"Flickr8k\.token\.txt:1 is not UTF-8"):
         flickr.load(str(folder), SIZE)
 
 

@@ -98,7 +98,12 @@ def flickr_of(config: Config) -> Data:
     fit."""
     for package in ("sacrebleu", "rouge_score"):  # now, and not at the first validation
         optional.needed(package, "scoring captions")
-    splits = flickr.load(config.data.path, config.data.size, config.data.features)
+    splits = flickr.load(
+        config.data.path,
+        config.data.size,
+        config.data.features,
+        config.data.get("encoding"),
+    )
     if config.data.rare < 1:
         raise UsageError(f"data.rare must be at least 1, got {config.data.rare}")
     train = splits["train"]

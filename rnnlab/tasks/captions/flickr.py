@@ -20,7 +20,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import archives, cache, media
+from rnnlab.data import archives, cache, folders, media, textfile
+from rnnlab.data.reading import reading, reason_of
 from rnnlab.errors import UsageError
 
 ADDRESSES = (
@@ -34,7 +35,7 @@ LISTS = {
     "test": "Flickr_8k.testImages.txt",
 }
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_LINE = re.compile(r"(\S.*)#(\d+)\t(.*)")
+_LINE = re.compile(r"(\S.*)#(\d{1,9})\t(.*)")
 
 
 class Split(NamedTuple):
@@ -50,12 +51,13 @@ def words(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
-def load(path: str, size: int, features: str = "") -> dict[str, Split]:
+def load(path: str, size: int, features: str = "", encoding: str | None = None) -> dict[str, Split]:
     """ "train", "valid" and "test" of the folder `path`.
 
     size: the images are scaled to size x size pixels, once: the array is kept in the cache folder.
     features: the path of a .npy, [N, E] numbers, whose rows take the place of images that need not be
       there; a text file of the same name with .txt has the name of each row's image, one a line.
+    encoding: of the text files; see `textfile.checked`.
 
     Raises UsageError, naming file and line, for a file that is missing, a line of another form, an image
     that is in two lists or twice in one, has no caption, is missing or is no image; for features that
@@ -70,18 +72,19 @@ def load(path: str, size: int, features: str = "") -> dict[str, Split]:
     if not folder.is_dir():
         raise UsageError(f"data.path {folder} is no folder")
     files: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*")):
-        files.setdefault(file.name, file)
+    with reading(folder):
+        for file in sorted(folder / name for name in folders.files(folder)):
+            files.setdefault(file.name, file)
     for name in (TOKENS, *LISTS.values()):
         if name not in files:
             raise UsageError(f"data.path {folder} has no {name}, nor has a folder in it")
-    captions = _captions(files[TOKENS])
-    listed = _listed({split: files[name] for split, name in LISTS.items()})
+    captions = _captions(files[TOKENS], encoding)
+    listed = _listed({split: files[name] for split, name in LISTS.items()}, encoding)
     for name, (_, place) in listed.items():
         if name not in captions:
             raise UsageError(f"{place}: {name} has no caption in {files[TOKENS]}")
     if features:
-        rows = _features(Path(features).expanduser(), listed)
+        rows = _features(Path(features).expanduser(), listed, encoding)
     else:
         rows = _images(files, listed, size, folder)
     found = {}
@@ -94,23 +97,10 @@ def load(path: str, size: int, features: str = "") -> dict[str, Split]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file, without what ends them."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {cache.reason_of(error)}") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UsageError(f"{path}:{line}: this is no UTF-8") from None
-    lines = text.split("\n")
-    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
-
-
-def _captions(path: Path) -> dict[str, list[str]]:
+def _captions(path: Path, encoding: str | None) -> dict[str, list[str]]:
     """image -> its captions, in the order of their numbers."""
     found: dict[str, dict[int, str]] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(textfile.lines(path, encoding), start=1):
         match = _LINE.fullmatch(line)
         if match is None:
             raise UsageError(
@@ -127,12 +117,12 @@ def _captions(path: Path) -> dict[str, list[str]]:
     return {name: [of[which] for which in sorted(of)] for name, of in found.items()}
 
 
-def _listed(paths: dict[str, Path]) -> dict[str, tuple[str, str]]:
+def _listed(paths: dict[str, Path], encoding: str | None) -> dict[str, tuple[str, str]]:
     """image -> (its split, "FILE:LINE" where it says so), split by split."""
     found: dict[str, tuple[str, str]] = {}
     for split, path in paths.items():
         before = len(found)
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(textfile.lines(path, encoding), start=1):
             name, place = line.strip(), f"{path}:{number}"
             if not name:
                 raise UsageError(f"{place}: a line is the name of an image; this one is empty")
@@ -180,16 +170,18 @@ def _images(
     return archives.array(target)
 
 
-def _features(path: Path, listed: dict[str, tuple[str, str]]) -> np.ndarray:
+def _features(path: Path, listed: dict[str, tuple[str, str]], encoding: str | None) -> np.ndarray:
     """float32 [N, E] in the order of the lists."""
     try:
         array = archives.array(path)
     except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"data.features {path} is no array that NumPy can read: {error}") from None
+        raise UsageError(
+            f"data.features {path} is no array that NumPy can read: {reason_of(error)}"
+        ) from None
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise UsageError(f"data.features {path} must hold an array [N, E] of numbers")
     beside = path.with_suffix(".txt")
-    names = [line.strip() for line in _lines(beside)]
+    names = [line.strip() for line in textfile.lines(beside, encoding)]
     if len(names) != len(array):
         raise UsageError(f"{beside} has {len(names)} lines, and {path} {len(array)} rows")
     rows = {name: number for number, name in enumerate(names)}

@@ -6,7 +6,6 @@ are encoded once into the cache folder and mapped from there, so that neither th
 nor a later change to the user's file reaches the training process.
 """
 
-import codecs
 import hashlib
 import os
 import platform
@@ -17,8 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import archives, cache
+from rnnlab.data import archives, cache, folders, textfile
 from rnnlab.data.cache import Remote
+from rnnlab.data.reading import reason_of
 from rnnlab.data.vocabulary import Vocabulary, check_level
 from rnnlab.errors import StorageError, UsageError, nearest
 
@@ -88,21 +88,25 @@ REMOTES: dict[str, tuple[Remote, ...]] = {
 }
 
 
-def load(*, corpus: str, path: str, level: str, glob: str) -> Corpus:
+def load(*, corpus: str, path: str, level: str, glob: str, encoding: str | None = None) -> Corpus:
     """Read, verify and encode a text.
 
     corpus: one of `names()`; with a `path`, only a label.
     path: a file or folder of the user's; "" for the corpus of that name. Of a folder, all files
       that match `glob` are read in the order of their relative paths and concatenated; hidden
-      files and folders are left out.
-    level: "char" or "byte".
+      files and folders are left out, and linked ones are read once (`folders.files`). What gzip
+      has packed is unpacked.
+    level: "char" or "byte": the bytes of a file, or those of UTF-8 where a byte order mark or
+      `encoding` says what it is in.
     glob: matched against the end of a relative path: "*.txt", "chapters/*.tex".
+    encoding: of a user's files: see `textfile.checked`.
 
-    Raises UsageError for an unknown name or level, for a file that is missing, empty, unreadable
-    or not UTF-8 at char level, and for a download that fails or is not the file expected;
-    StorageError if the cache folder cannot be written.
+    Raises UsageError for an unknown name, level or encoding, for a file that is missing, empty,
+    unreadable or at char level no text in its encoding, and for a download that fails or is not the
+    file expected; StorageError if the cache folder cannot be written.
     """
     check_level(level)
+    encoding = textfile.checked(encoding)
     if path:
         parts, source = _local(path, glob), os.path.abspath(os.path.expanduser(path))
     elif corpus == "python":
@@ -116,12 +120,13 @@ def load(*, corpus: str, path: str, level: str, glob: str) -> Corpus:
             f"unknown corpus {corpus!r}: {nearest(corpus, names())}known are {', '.join(names())}; "
             "--config.data.path=FILE reads a text of yours"
         )
-    key = (level, source, tuple((part.name, *_stamp(part)) for part in parts))
+    key = (level, encoding, source, tuple((part.name, *_stamp(part)) for part in parts))
     if key in _last:
         return _last[key]._replace(name=corpus)
-    vocabulary, count, sha256, size = _survey(parts, level, source)
-    tokens = _encode(parts, vocabulary, count, sha256, size)
-    found = Corpus(tokens, vocabulary, corpus, sha256, size, source)
+    how = Reading(parts, level, encoding if path else None)
+    survey = _survey(how, source)
+    tokens = _encode(how, survey)
+    found = Corpus(tokens, survey.vocabulary, corpus, survey.sha256, survey.bytes, source)
     if not isinstance(tokens, np.memmap):  # whose file may change
         _last.clear()
         _last[key] = found
@@ -137,7 +142,7 @@ def _stamp(part: Part) -> tuple[int, int, int]:
     try:
         found = part.path.stat()
     except OSError as error:
-        raise UsageError(f"cannot read {part.name}: {cache.reason_of(error)}") from None
+        raise UsageError(f"cannot read {part.name}: {reason_of(error)}") from None
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -159,7 +164,7 @@ def _part(path: Path, member: str) -> Part:
     if member:
         name = f"{path}/{member}"
         return Part(name, path, lambda: archives.member(path, member))
-    return Part(str(path), path, lambda: open(path, "rb"))
+    return Part(str(path), path, lambda: archives.unpacked(path))
 
 
 def _local(path: str, glob: str) -> list[Part]:
@@ -171,7 +176,7 @@ def _local(path: str, glob: str) -> list[Part]:
         root.stat()
     except (OSError, RuntimeError, ValueError) as error:  # `~nobody`, a NUL in the name
         name = getattr(error, "filename", None) or path
-        raise UsageError(f"cannot read {name}: {cache.reason_of(error)}") from None
+        raise UsageError(f"cannot read {name}: {reason_of(error)}") from None
     # A pipe could be read only once, and there are two passes.
     if not root.is_file():
         raise UsageError(f"cannot read {path}: it is neither a file nor a folder")
@@ -180,28 +185,11 @@ def _local(path: str, glob: str) -> list[Part]:
 
 def _matches(root: Path, glob: str, path: str) -> list[str]:
     pattern = glob.removeprefix("**/")
-    files = _walk(root, skip=()) if pattern else []
+    files = folders.files(root) if pattern else []
     found = [relative for relative in files if PurePosixPath(relative).match(pattern)]
     if not found:
         raise UsageError(f"no file in {path} matches {glob!r}: see --config.data.glob")
     return found
-
-
-def _walk(root: Path, skip: tuple[str, ...]) -> list[str]:
-    """The files below `root` that are not hidden, as sorted relative POSIX paths."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    found = []
-    for folder, folders, files in os.walk(root, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in skip]
-        for name in files:
-            file = Path(folder, name)
-            # A dangling link is kept: better an error that names it than a text without it.
-            if not name.startswith(".") and (file.is_file() or not file.exists()):
-                found.append(file.relative_to(root).as_posix())
-    return sorted(found)
 
 
 def _python() -> list[Part]:
@@ -210,14 +198,14 @@ def _python() -> list[Part]:
     try:
         found = [
             _part(root / relative, "")
-            for relative in _walk(root, skip)
+            for relative in folders.files(root, skip, linked=False)
             # _sysconfigdata is generated when Python is built: it differs from machine to machine.
             if relative.endswith(".py")
             and not relative.startswith("_sysconfigdata")
             and (root / relative).read_bytes().isascii()
         ]
     except OSError as error:
-        raise UsageError(f"cannot read the standard library: {cache.reason_of(error)}") from None
+        raise UsageError(f"cannot read the standard library: {reason_of(error)}") from None
     if not found:
         raise UsageError(f"this Python keeps no source of its standard library in {root}")
     return found
@@ -226,38 +214,48 @@ def _python() -> list[Part]:
 # Reading, as a stream of code points
 
 
-def _survey(parts: list[Part], level: str, source: str) -> tuple[Vocabulary, int, str, int]:
-    """The first pass: (vocabulary, number of tokens, SHA-256, number of bytes)."""
+class Reading(NamedTuple):
+    """What is read, and how."""
+
+    parts: list[Part]
+    level: str
+    encoding: str | None  # see `textfile.checked`
+
+
+class Survey(NamedTuple):
+    """What the first pass finds."""
+
+    vocabulary: Vocabulary
+    count: int  # of tokens
+    sha256: str
+    bytes: int
+    encodings: str  # of parts that are not plain UTF-8: what their bytes alone do not say
+
+
+def _survey(how: Reading, source: str) -> Survey:
+    """The first pass."""
     digest, seen, count, size = hashlib.sha256(), np.zeros(CODE_POINTS, bool), 0, 0
-    for codes, read in _codes(parts, level, digest):
+    encodings: list[str] = []
+    for codes, read in _codes(how, digest, encodings):
         seen[codes] = True
         count, size = count + len(codes), size + read
     if not count:
         raise UsageError(f"{source} is empty")
-    symbols = tuple(range(256)) if level == "byte" else tuple(map(chr, np.flatnonzero(seen)))
-    return Vocabulary(level, symbols), count, digest.hexdigest(), size
+    symbols = tuple(range(256)) if how.level == "byte" else tuple(map(chr, np.flatnonzero(seen)))
+    vocabulary = Vocabulary(how.level, symbols)
+    return Survey(vocabulary, count, digest.hexdigest(), size, " ".join(encodings))
 
 
-def _codes(parts: list[Part], level: str, digest: Any) -> Iterator[tuple[np.ndarray, int]]:
-    """Pieces (code points or bytes [n], bytes read for them), updating `digest` with the bytes."""
-    for part in parts:
-        decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+def _codes(how: Reading, digest: Any, encodings: list[str]) -> Iterator[tuple[np.ndarray, int]]:
+    """Pieces (code points or bytes [n], bytes read for them), updating `digest` with the bytes, and
+    `encodings` with how a part is read unless that is as plain UTF-8."""
+    for number, part in enumerate(how.parts):
+        decoder = textfile.Decoder(part.name, how.encoding, raw=how.level == "byte")
         for raw in _raw(part):
             digest.update(raw)
-            pending = len(decoder.getstate()[0])
-            if level == "byte" or (raw.isascii() and not pending):
-                codes = np.frombuffer(raw, np.uint8)
-            else:
-                try:
-                    text = decoder.decode(raw, final=not raw)
-                except UnicodeDecodeError as error:
-                    raise UsageError(
-                        f"{part.name} is not valid UTF-8 at byte {offset - pending + error.start}:"
-                        " --config.data.level=byte reads any file"
-                    ) from None
-                codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-            offset += len(raw)
-            yield codes, len(raw)
+            yield decoder.codes(raw, final=not raw), len(raw)
+        if decoder.mark or decoder.found != "utf-8":
+            encodings.append(f"{number}:{decoder.found}:{decoder.mark}")
 
 
 def _raw(part: Part) -> Iterator[bytes]:
@@ -269,13 +267,12 @@ def _raw(part: Part) -> Iterator[bytes]:
                 raw = file.read(CHUNK)
                 yield raw
     except (OSError, KeyError, RuntimeError, *archives.DAMAGED) as error:
-        raise UsageError(f"cannot read {part.name}: {cache.reason_of(error)}") from None
+        raise UsageError(f"cannot read {part.name}: {reason_of(error)}") from None
 
 
-def _encode(
-    parts: list[Part], vocabulary: Vocabulary, count: int, sha256: str, size: int
-) -> np.ndarray:
+def _encode(how: Reading, survey: Survey) -> np.ndarray:
     """The second pass: the tokens [count], read-only."""
+    vocabulary, count = survey.vocabulary, survey.count
     width = np.uint8 if vocabulary.size <= 1 << 8 else np.uint16
     dtype = np.dtype(width if vocabulary.size <= 1 << 16 else np.uint32)
     table = np.zeros(CODE_POINTS, dtype)
@@ -283,16 +280,19 @@ def _encode(
 
     def pieces() -> Iterator[np.ndarray]:
         digest = hashlib.sha256()
-        for codes, _ in _codes(parts, vocabulary.level, digest):
+        for codes, _ in _codes(how, digest, []):
             yield table[codes]
-        if digest.hexdigest() != sha256:
-            raise UsageError(f"{parts[0].name} or a file after it changed while it was read")
+        if digest.hexdigest() != survey.sha256:
+            raise UsageError(f"{how.parts[0].name} or a file after it changed while it was read")
 
-    if size < IN_MEMORY:
+    if survey.bytes < IN_MEMORY:
         tokens = np.concatenate(list(pieces()))
         tokens.flags.writeable = False
         return tokens
-    target = cache.folder() / f"tokens-{sha256}-{vocabulary.level}.npy"
+    named = f"{survey.sha256}-{how.level}"
+    if survey.encodings:
+        named += "-" + hashlib.sha256(survey.encodings.encode()).hexdigest()[:16]
+    target = cache.folder() / f"tokens-{named}.npy"
 
     def write(file: BinaryIO) -> None:
         # Written, not mapped: a full disk is an error then and not a SIGBUS.

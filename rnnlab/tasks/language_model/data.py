@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab.data import archives
+from rnnlab.data import archives, textfile
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
 from rnnlab.run.files import read_json, write_file, write_json
@@ -40,7 +40,11 @@ def read_text(config: Config, kept: Path | None) -> tuple[corpora.Corpus, np.nda
     read, is too short, or is not that of the run in `kept`."""
     options = config.data
     text = corpora.load(
-        corpus=options.corpus, path=options.path, level=options.level, glob=options.glob
+        corpus=options.corpus,
+        path=options.path,
+        level=options.level,
+        glob=options.glob,
+        encoding=options.get("encoding", textfile.OLDER),
     )
     unchanged(kept, "text", text.source, text.sha256)
     return text, *split(text.tokens, valid_fraction=options.valid_fraction)

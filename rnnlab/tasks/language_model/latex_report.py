@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from rnnlab.data import textfile
 from rnnlab.data.draws import EVALUATE, SHOW, Random
+from rnnlab.data.reading import reading
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
 from rnnlab.run.figure import COLOURS, GREY, save
@@ -169,10 +171,8 @@ def write_report(
 def _read(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise UsageError(f"cannot read the preamble {path}: it is no file")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # no UTF-8, or a NUL in the name
-        raise UsageError(f"cannot read the preamble {path}: {error}") from None
+    with reading(f"the preamble {path}"), open(path, "rb") as file:
+        return textfile.decoded(file.read(), f"the preamble {path}")
 
 
 def _loss(workdir: Path, step: int) -> float:

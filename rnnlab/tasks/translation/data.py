@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import draws, optional, words
+from rnnlab.data import draws, optional, textfile, words
 from rnnlab.errors import UsageError
 from rnnlab.run.files import read_json
 from rnnlab.run.folder import unchanged
@@ -121,7 +121,11 @@ def _texts(config: Config, kept: Path | None) -> Data:
     options, window = config.data, config.train.window
     names = (options.train, options.valid, options.test)
     parts, sha256 = texts.load(
-        options.path, options.download, names, (options.source, options.target)
+        options.path,
+        options.download,
+        names,
+        (options.source, options.target),
+        options.get("encoding", textfile.OLDER),
     )
     unchanged(kept, "texts", options.path or options.download, sha256)
     vocabularies, lengths = vocabularies_of(config, kept, parts["train"]), lengths_of(config)

@@ -4,7 +4,8 @@ import functools
 import hashlib
 from pathlib import Path
 
-from rnnlab.data import archives, cache
+from rnnlab.data import archives, cache, textfile
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 
 ADDRESS = "https://quest.dcs.shef.ac.uk/wmt16_files_mmt/"
@@ -29,26 +30,21 @@ PARTS = ("train", "valid", "test")
 Pairs = tuple[list[str], list[str]]  # sentences and their translations
 
 
-def lines(content: bytes, name: str) -> list[str]:
-    r"""The sentences of a file, split on "\n" alone. Raises UsageError, with the line, for one that is
-    empty or not UTF-8."""
-    parts = content.split(b"\n")
-    found = []
-    for number, line in enumerate(parts[:-1] if parts[-1] == b"" else parts, start=1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{name}:{number} is not UTF-8: {error.reason}") from None
+def lines(content: bytes, name: str, encoding: str | None = None) -> list[str]:
+    r"""The sentences of a file, split on "\n" alone. encoding: see `textfile.checked`. Raises UsageError,
+    with the line, for one that is empty or not of the encoding."""
+    found = [line.strip() for line in textfile.split(textfile.decoded(content, name, encoding))]
+    for number, text in enumerate(found, start=1):
         if not text:
             raise UsageError(f"{name}:{number} is empty: each line must be a sentence")
-        found.append(text)
     return found
 
 
-def parallel(contents: dict[str, bytes]) -> Pairs:
-    """The pairs of two files {name: content}. Raises UsageError if they differ in length."""
+def parallel(contents: dict[str, bytes], encoding: str | None = None) -> Pairs:
+    """The pairs of two files {name: content}; encoding: of both. Raises UsageError if they differ in
+    length."""
     (first, source), (second, target) = (
-        (name, lines(content, name)) for name, content in contents.items()
+        (name, lines(content, name, encoding)) for name, content in contents.items()
     )
     if len(source) != len(target) or not source:
         raise UsageError(
@@ -63,11 +59,8 @@ def _member(archive: str, digest: str, name: str) -> bytes:
         f"multi30k-{archive}", ADDRESS + archive, f"sha256:{digest}", folder="", member=""
     )
     path = cache.fetch(remote)
-    try:
-        with open(path, "rb") as packed:
-            found = archives.members(packed, archive, lambda entry: entry.name == name)
-    except (OSError, *archives.DAMAGED) as error:
-        raise UsageError(f"cannot read {path}: {cache.reason_of(error)}") from None
+    with reading(path), open(path, "rb") as packed:
+        found = archives.members(packed, archive, lambda entry: entry.name == name)
     if name not in found:
         raise UsageError(f"{archive} of Multi30k holds no {name}")
     return found[name]
@@ -75,12 +68,16 @@ def _member(archive: str, digest: str, name: str) -> bytes:
 
 @functools.lru_cache(maxsize=2)
 def load(
-    path: str, download: str, names: tuple[str, ...], languages: tuple[str, str]
+    path: str,
+    download: str,
+    names: tuple[str, ...],
+    languages: tuple[str, str],
+    encoding: str | None = None,
 ) -> tuple[dict[str, Pairs], str]:
     """(part -> its pairs, sha256 of all files one after the other).
 
-    names: of the files of PARTS, without the language. Raises UsageError for files that are missing,
-    damaged or not parallel.
+    names: of the files of PARTS, without the language. encoding: of a folder's files. Raises
+    UsageError for files that are missing, damaged or not parallel.
     """
     if download not in ("", "multi30k") or bool(download) == bool(path):
         raise UsageError(
@@ -98,5 +95,5 @@ def load(
                 file = f"{name}.{language}"
                 contents[file] = cache.local(Path(path).expanduser(), file)
             digest.update(contents[file])
-        found[part] = parallel(contents)
+        found[part] = parallel(contents, None if download else encoding)
     return found, digest.hexdigest()
