@@ -1,10 +1,13 @@
 """What the tests share. JAX runs with its default float32; what needs float64 asks for it."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two that spin beside each other take long
 
 import jax
+import jaxlib
 import pytest
 from hypothesis import settings
 
@@ -14,6 +17,44 @@ settings.load_profile("rnnlab")
 
 # Before JAX starts. A step is split over both where a test says so.
 jax.config.update("jax_num_cpu_devices", 2)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--optimised",
+        action="store_true",
+        help="compile as in use; by default programs are compiled fast and run slowly",
+    )
+
+
+def pytest_configure(config):
+    """Processes that tests start inherit all of this, as pytest's own workers do."""
+    if not config.getoption("optimised") and not hasattr(config, "workerinput"):
+        compile_quickly()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # A program is compiled once, whichever process needs it first.
+        config.compiled = tempfile.mkdtemp(prefix="compiled-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.compiled
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+        jax.config.update("jax_compilation_cache_dir", config.compiled)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compile_quickly():
+    """Most of the time of the tests goes into compiling tiny programs, and three quarters of that into
+    making them fast."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    if jaxlib.__version__.startswith("0.10."):  # a flag that XLA does not know ends the process
+        flags = (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false")
+        os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if flag)
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "compiled"):
+        shutil.rmtree(config.compiled, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,9 +27,6 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 T, B, D, H = 5, 2, 3, 4
 BUILT_IN = ("gru", "lstm", "rnn", "ugrnn")
 
-# Most of the time goes into compilation, half of it into LLVM's optimisation of tiny programs.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 COMMON: dict[str, dict[str, Any]] = {
     "plain": {},
     "layer_norm": {"layer_norm": True},
@@ -267,7 +264,7 @@ def measure(at: Problem, key):
         outputs = jax.vmap(lambda move: run(flat + move))(moves)
         return outputs, jax.grad(lambda flat: jnp.dot(weights, run(flat)))(flat)
 
-    outputs, gradient = jax.tree.map(np.asarray, quick_jit(program)(flat))
+    outputs, gradient = jax.tree.map(np.asarray, jax.jit(program)(flat))
     plus, minus, plus2, minus2 = np.split(outputs[1:] @ weights, 4)
     differences = (8.0 * (plus - minus) - (plus2 - minus2)) / (12.0 * h)
     _, outputs_of = ravel_pytree((np.zeros((T, B, H)), at.carry))
@@ -475,7 +472,7 @@ def test_bfloat16_is_near_float32(name):
         carry, y = unroll(cell, params, at.x, at.carry)
         return jnp.sin(2.0 * y).sum(), (y, carry)
 
-    gradient = quick_jit(jax.grad(functional, has_aux=True), static_argnums=1)
+    gradient = jax.jit(jax.grad(functional, has_aux=True), static_argnums=1)
     (exact, (y, _)), (near, (y_near, carry)) = (gradient(at.params, c) for c in (at.cell, rounded))
     for leaf in jax.tree.leaves((near, y_near, carry)):
         assert leaf.dtype == jnp.float32
@@ -511,7 +508,7 @@ def test_adding_a_cell_is_adding_a_file(tmp_path, monkeypatch):
     (tmp_path / "leaky_for_test.py").write_text(
         "from rnnlab import cells\n"
         "PRESETS = {'wide': {'hidden': 9}}\n"
-        "def make(*, leak=0.5, **common):\n"
+        "def make_cell(*, leak=0.5, **common):\n"
         "    return cells.get('rnn', **common)._replace(name=f'leaky {leak}')\n"
     )
     monkeypatch.setattr(cells, "__path__", [*cells.__path__, str(tmp_path)])

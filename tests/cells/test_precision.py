@@ -17,7 +17,6 @@ from rnnlab.recurrence.unrolling import unroll
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 T, B, D, H = 5, 7, 8, 3
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_precision = pytest.mark.parametrize("name", precision.NAMES)
 
 
@@ -93,7 +92,7 @@ def test_kernel_gradients_at_bfloat16_have_more_than_its_bits(name):
         def loss(params):
             return (unroll(cell, params, x)[1] * weights).sum()
 
-        return quick_jit(jax.grad(loss))(params)
+        return jax.jit(jax.grad(loss))(params)
 
     exact, near = gradient("float32"), gradient("bf16")
     for kernel in ("kernel_x", "kernel_h"):
@@ -132,7 +131,7 @@ def test_vmap_is_a_loop(axes, name):
         return [a if axis is None else np.take(a, index, axis) for a, axis in pairs]
 
     for function in (dot, gradient):
-        found = quick_jit(jax.vmap(function, axes))(*operands)
+        found = jax.jit(jax.vmap(function, axes))(*operands)
         loop = [function(*of(index)) for index in range(count)]
         wanted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop)
         jax.tree.map(

@@ -41,7 +41,8 @@ def steps_of(lab: Lab, count: int) -> list[int]:
 
 def campaign(lab: Lab, share: float) -> Iterator[Tally]:
     """The rows of the table."""
-    host.keep_compiled(lab.cache / "compiled")
+    if not jax.config.jax_compilation_cache_dir:  # the tests have one
+        host.keep_compiled(lab.cache / "compiled")
     many = lab.many(32, share)
     bench = Bench(lab)
     yield from stops(lab, bench, many)

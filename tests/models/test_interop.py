@@ -25,13 +25,6 @@ FLAX = {
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.fixture(autouse=True)
-def _quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def make_state(cell, *, layers=1, bidirectional=False, bias=True, dtype=np.float64):
     rng, state, width = np.random.default_rng(0), {}, GATES[cell] * H
     for k in range(layers):

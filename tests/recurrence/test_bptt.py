@@ -20,9 +20,6 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 T, B, D, H = 6, 3, 4, 5
 SEPARATE = [c for c in CASES if bptt.separate(cells.get(c.cell, hidden=H, **c.options))]
 
-# Most of the time goes into compilation, half of it into LLVM's optimisation of tiny programs.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def random(tree: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
@@ -70,7 +67,7 @@ def gradients(cell: Cell, *, dtype: Any = np.float64, tokens: bool = False, flag
 
     by = (0, 2) if tokens else (0, 1, 2)
     by = by if all(jnp.issubdtype(a.dtype, jnp.inexact) for a in carry) else by[:-1]
-    (_, outputs), found = quick_jit(jax.value_and_grad(loss, by, has_aux=True))(params, x, carry)
+    (_, outputs), found = jax.jit(jax.value_and_grad(loss, by, has_aux=True))(params, x, carry)
     return outputs, found
 
 
@@ -220,9 +217,9 @@ def test_vmap_over_a_population(float64):
         return (unroll(cell, params, x)[1] ** 2).sum()
 
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    found = quick_jit(jax.vmap(jax.grad(loss)))(together)
-    summed = quick_jit(jax.grad(lambda p: jax.vmap(loss)(p).sum()))(together)
-    apart = [quick_jit(jax.grad(loss))(member) for member in members]
+    found = jax.jit(jax.vmap(jax.grad(loss)))(together)
+    summed = jax.jit(jax.grad(lambda p: jax.vmap(loss)(p).sum()))(together)
+    apart = [jax.jit(jax.grad(loss))(member) for member in members]
     close(found, jax.tree.map(lambda *leaves: jnp.stack(leaves), *apart))
     close(summed, found)
 
@@ -238,9 +235,7 @@ def test_second_derivatives(float64):
         inside = jax.grad(lambda p: (unroll(cell, p, x, path=path)[1] ** 2).sum())(params)
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(inside))
 
-    found = [
-        quick_jit(jax.grad(functools.partial(norm, path=p)))(params) for p in ("auto", "plain")
-    ]
+    found = [jax.jit(jax.grad(functools.partial(norm, path=p)))(params) for p in ("auto", "plain")]
     close(*found, tolerance=1e-10)
 
 
@@ -265,13 +260,13 @@ def test_forward_mode_takes_the_plain_path(float64):
         return jax.jvp(jax.grad(functools.partial(loss, path=path)), (params,), (turn,))[1]
 
     for function in (
-        lambda path: jax.jvp(quick_jit(functools.partial(run, path=path)), (params,), (turn,)),
-        lambda path: quick_jit(functools.partial(curvature, path=path))(params),
-        lambda path: quick_jit(jax.grad(functools.partial(directional, path=path)))(params),
+        lambda path: jax.jvp(jax.jit(functools.partial(run, path=path)), (params,), (turn,)),
+        lambda path: jax.jit(functools.partial(curvature, path=path))(params),
+        lambda path: jax.jit(jax.grad(functools.partial(directional, path=path)))(params),
     ):
         close(function("auto"), function("plain"))
-    forward = quick_jit(jax.jacfwd(lambda p: run(p)[1]))(params)
-    backward = quick_jit(jax.jacrev(lambda p: run(p)[1]))(params)
+    forward = jax.jit(jax.jacfwd(lambda p: run(p)[1]))(params)
+    backward = jax.jit(jax.jacrev(lambda p: run(p)[1]))(params)
     close(forward, backward)
 
 

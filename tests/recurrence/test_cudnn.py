@@ -22,7 +22,6 @@ from rnnlab.recurrence.unrolling import unroll
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 T, B, D, H = 6, 3, 4, 5
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 on_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a CUDA GPU")
 stacks = pytest.mark.parametrize(
     ("depth", "bidirectional"),
@@ -91,7 +90,7 @@ def close(a, b, tolerance=1e-12):
 
 def compare(ours, theirs, arguments, tolerance=1e-11):
     """Values, and gradients of a random functional, in every argument."""
-    values = quick_jit(ours)(*arguments), quick_jit(theirs)(*arguments)
+    values = jax.jit(ours)(*arguments), jax.jit(theirs)(*arguments)
     close(*values, tolerance)
     weights = random_like(values[0], jax.tree.leaves(values[0])[0].dtype, seed=9)
 
@@ -100,7 +99,7 @@ def compare(ours, theirs, arguments, tolerance=1e-11):
             found = function(*arguments)
             return sum(jax.tree.leaves(jax.tree.map(lambda a, w: (a * w).sum(), found, weights)))
 
-        return quick_jit(jax.grad(functional, tuple(range(len(arguments)))))(*arguments)
+        return jax.jit(jax.grad(functional, tuple(range(len(arguments)))))(*arguments)
 
     close(gradient(ours), gradient(theirs), tolerance)
 

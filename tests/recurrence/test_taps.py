@@ -18,7 +18,6 @@ from tests.recurrence.test_bptt import B, D, H, T, flags_of, random
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes", "float64")
 
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PLAIN = [c for c in CASES if not c.options or set(c.options) & {"layer_norm", "peepholes", "reset"}]
 
 QUICK = (("lengths", True), ("all", False))
@@ -76,7 +75,7 @@ def test_norms_and_gradients_are_those_of_each_state(case: Case, how):
     given = setting(cell)
     expected = jax.jit(lambda: brute_force(cell, given))()
     loss, _ = loss_with(cell, given, **how)
-    nudged = quick_jit(jax.grad(loss))(taps.nudge(cell, T, B, jnp.float64))
+    nudged = jax.jit(jax.grad(loss))(taps.nudge(cell, T, B, jnp.float64))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14),
         nudged.nudge,
@@ -102,9 +101,9 @@ def test_a_tap_changes_no_value_and_both_paths_agree(flags, reverse):
     for path in ("auto", "plain"):
         loss, bare = loss_with(cell, given, path=path, reverse=reverse)
         seen = taps.nudge(cell, T, B, jnp.float64)
-        assert quick_jit(loss)(seen) == quick_jit(loss)(None)
-        found.append(quick_jit(jax.grad(bare, argnums=(0, 1)))(given[0], seen))
-        whole = quick_jit(jax.grad(bare))(given[0], None)
+        assert jax.jit(loss)(seen) == jax.jit(loss)(None)
+        found.append(jax.jit(jax.grad(bare, argnums=(0, 1)))(given[0], seen))
+        whole = jax.jit(jax.grad(bare))(given[0], None)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found[-1][0], whole)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), *found)
 
@@ -149,8 +148,8 @@ def test_a_cut_is_the_sum_of_the_windows_gradients(path):
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
-        quick_jit(jax.grad(whole))(params),
-        quick_jit(jax.grad(windows))(params),
+        jax.jit(jax.grad(whole))(params),
+        jax.jit(jax.grad(windows))(params),
     )
 
 
@@ -162,7 +161,7 @@ def test_the_shares_of_the_steps_are_those_of_weights_that_are_not_shared(name):
     loss, bare = loss_with(cell, given)
     whole = jax.grad(bare)(params, None)
     slots = jax.tree.map(lambda leaf: jnp.zeros((T, 2), leaf.dtype), params)
-    found = quick_jit(jax.grad(loss, allow_int=True))(taps.Taps(shares=slots, whole=whole)).shares
+    found = jax.jit(jax.grad(loss, allow_int=True))(taps.Taps(shares=slots, whole=whole)).shares
 
     def untied(copies):
         state, total = carry, 0.0
@@ -174,7 +173,7 @@ def test_the_shares_of_the_steps_are_those_of_weights_that_are_not_shared(name):
         return total + sum((leaf**2).sum() for leaf in jax.tree.leaves(state))
 
     copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (T, *leaf.shape)), params)
-    parts = quick_jit(jax.grad(untied))(copies)
+    parts = jax.jit(jax.grad(untied))(copies)
     for key, part in parts.items():
         flat = part.reshape(T, -1)
         np.testing.assert_allclose(found[key][:, 0], np.linalg.norm(flat, axis=1), rtol=1e-10)
@@ -214,7 +213,7 @@ def test_recording_changes_no_gradient(name, path):
         return (weights * y).sum()
 
     slots = taps.nudge(cell, T, B, jnp.float64)
-    found = [quick_jit(jax.grad(lambda s, r=r: loss(s, r)))(slots).nudge for r in (False, True)]
+    found = [jax.jit(jax.grad(lambda s, r=r: loss(s, r)))(slots).nudge for r in (False, True)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), *found)
 
 

@@ -26,9 +26,6 @@ D, H = 3, 4
 every_cell = pytest.mark.parametrize("name", cells.names())
 both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
-# Most of the time goes into compilation, half of it into LLVM's optimisation of tiny programs.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 class Problem(NamedTuple):
     cell: Cell
@@ -85,7 +82,7 @@ def one_step(cell, params, x, carry):
     return cell.step(params, carry, jax.tree.map(lambda a: a[0], cell.project(params, x)))
 
 
-compiled_step = quick_jit(one_step, static_argnums=0)
+compiled_step = jax.jit(one_step, static_argnums=0)
 
 
 def loop(at: Problem, lengths=None, mask=None, reset=None, reverse=False):
@@ -113,7 +110,7 @@ def loop(at: Problem, lengths=None, mask=None, reset=None, reverse=False):
     return jax.tree.map(lambda *rows: np.concatenate(rows), *finals), y
 
 
-@functools.partial(quick_jit, static_argnums=(0, 7))
+@functools.partial(jax.jit, static_argnums=(0, 7))
 def run(cell, params, x, carry, lengths, mask, reset, reverse):
     return unroll(cell, params, x, carry, lengths=lengths, mask=mask, reset=reset, reverse=reverse)
 
@@ -180,7 +177,7 @@ def test_each_flag_alone(reverse, float64):
         "reset": rng.random((5, 3)) < 0.4,
     }
     for given_flags in ({}, *({name: flag} for name, flag in flags.items())):
-        got = quick_jit(functools.partial(unroll, at.cell, reverse=reverse))(
+        got = jax.jit(functools.partial(unroll, at.cell, reverse=reverse))(
             at.params, at.x, at.carry, **given_flags
         )
         close(got, loop(at, reverse=reverse, **given_flags))
@@ -253,7 +250,7 @@ def test_what_padding_holds_reaches_nothing(name, tokens):
         return inner(both, weights), both
 
     with_respect_to = (0, 2) if tokens else (0, 1, 2)
-    gradient = quick_jit(jax.value_and_grad(loss, with_respect_to, has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(loss, with_respect_to, has_aux=True))
     wanted = gradient(at.params, x, at.carry)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(wanted))
     if not tokens:
@@ -278,7 +275,7 @@ def test_causality(name, reverse, float64):
     time = 5
     at = problem(name, time, 1)
 
-    @quick_jit
+    @jax.jit
     def influence(reset):
         def outputs(x):
             return unroll(at.cell, at.params, x, at.carry, reset=reset, reverse=reverse)[1]
@@ -328,7 +325,7 @@ def test_truncated_backpropagation(name, float64):
     at = problem(name, time, 2)
     weights = weights_like(jax.eval_shape(lambda: unroll(*at)[1]))
 
-    @quick_jit
+    @jax.jit
     def reference(params, stopped):
         def loss(params):
             carry, total = at.carry, 0.0
@@ -341,7 +338,7 @@ def test_truncated_backpropagation(name, float64):
 
         return jax.value_and_grad(loss)(params)
 
-    @quick_jit
+    @jax.jit
     def window_gradient(params, x, weights, carry):
         def loss(params):
             new, y = unroll(at.cell, params, x, lax.stop_gradient(carry))
@@ -381,7 +378,7 @@ def chunked(name: str, chunk: int, reverse: bool):
         outputs = unroll(at.cell, params, x, carry, **flags, chunk=chunk)
         return inner(outputs, weights), outputs
 
-    gradient = quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
     return gradient(at.params, at.x, at.carry, jax.random.key(5))
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnnlab.run import config, machine, process
+from rnnlab.run import config, machine
 from rnnlab.run.display import Display
 from rnnlab.sweep import population
 from rnnlab.train.from_config import build
@@ -45,13 +45,6 @@ MEMBERS = (
     {"model.readout_init": "uniform:0.2", "optim.clip_norm": 0.2},
 )
 two_devices = pytest.mark.skipif(jax.local_device_count() < 2, reason="needs two devices")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    process.keep_compiled(tmp_path_factory.mktemp("compiled"))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module")

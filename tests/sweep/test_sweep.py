@@ -59,13 +59,6 @@ SMALL = {
 TIMES = ("seconds", "chars_per_second")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    host.keep_compiled(tmp_path_factory.mktemp("compiled"))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture
 def quiet_host(monkeypatch):
     """The launcher sets up its own process; this one is the test runner's."""

@@ -14,8 +14,6 @@ from rnnlab.train.session import fit
 from tests.faults.lab import rows
 from tests.train.runs import STEPS, made, stop_after
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def test_divergence_stops_and_keeps_the_last_good_state(text, tmp_path):
     workdir = tmp_path / "run"

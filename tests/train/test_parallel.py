@@ -20,7 +20,6 @@ from jax.sharding import AxisType
 
 from rnnlab.errors import UsageError
 from rnnlab.run import checkpoint, config
-from rnnlab.run import process as host
 from rnnlab.run.files import read_rows
 from rnnlab.run.folder import lock
 from rnnlab.train import parallel
@@ -46,14 +45,6 @@ CHANGES = [
     "eval.random_window=16",
     "sample.length=10",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Many tests here would compile the same programs again."""
-    host.keep_compiled(tmp_path_factory.mktemp("compiled"))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 two_devices = pytest.mark.skipif(jax.local_device_count() < 2, reason="needs two devices")
