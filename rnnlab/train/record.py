@@ -26,6 +26,7 @@ from rnnlab.run.logs import Log
 from rnnlab.train import faults, optim, parallel
 from rnnlab.train.saved import SUMMARY, heal
 from rnnlab.train.state import LATER_LEAVES, TrainState, configured_state, tally_means
+from rnnlab.train.threshold import clipped_share, describe_clipping
 from rnnlab.train.watch import diagnosis_row
 from rnnlab.types import Config, Params, Task
 
@@ -317,7 +318,7 @@ class Record:
         if good and not damaged and good != self.saved_at:
             self.save(good, state.replace(fault=jax.tree.map(jnp.zeros_like, state.fault)))
         if self.primary:
-            summary = self._summary(good) | {"diverged_at": int(state.fault["step"])}
+            summary = self._summary(good, self.draw()) | {"diverged_at": int(state.fault["step"])}
             write_json(self.workdir / SUMMARY, summary)
         kept = f"the last good state, step {self.saved_at}, is kept"
         if self.saved_at < 1:
@@ -334,8 +335,9 @@ class Record:
             )
         )
 
-    def _summary(self, step: int) -> dict[str, Any]:
-        rows = self.draw()
+    def _summary(self, step: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What summary.json says. rows: those of metrics.jsonl."""
+        share = clipped_share(rows)
         rates = sorted(r[self.rate] for r in rows if self.rate in r)
         losses = [r["loss"] for r in rows if r["split"] == "valid"]
         return {
@@ -345,6 +347,7 @@ class Record:
             "steps": step,
             "seconds": self.elapsed(),
             self.rate: rates[len(rates) // 2] if rates else None,
+            "clipped": share if math.isfinite(share) else None,
             **({"skipped": self.skipped} if self.config.train.skip_faults else {}),
         }
 
@@ -354,7 +357,8 @@ class Record:
             return {"steps": step, "valid_loss": self.best, "valid_step": self.best_step}
         old = self.workdir / SUMMARY
         extra = self.task.finish(params)
-        summary = self._summary(step) | extra
+        rows = self.draw()
+        summary = self._summary(step, rows) | extra
         if old.exists() and read_json(old)["steps"] == step:
             summary["seconds"] = read_json(old)["seconds"]  # nothing was left to train
         write_json(old, summary)
@@ -370,5 +374,7 @@ class Record:
             said += f" Try it: {command}"
         if self.task.draw is not None:
             said += f" See it: python launch.py show --workdir={self.workdir}"
+        if clipping := describe_clipping(rows, self.config):
+            self.display.say(clipping)
         self.display.say(said)
         return summary
