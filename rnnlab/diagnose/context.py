@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rnnlab.errors import UsageError
 from rnnlab.run.figure import BLUE, GREY, ORANGE, plain, save
-from rnnlab.tasks.metrics import tokens as metrics
+from rnnlab.tasks.metrics.tokens import cross_entropy
 from rnnlab.types import Array, Model, Params
 
 NEAR = 0.01  # by what share of the loss with the whole context a shorter one may be worse
@@ -109,7 +109,7 @@ def _last_loss(net: Model, params: Params, x: Array) -> Array:
             params, carry, x[:-2]
         )  # what the readout says of these is not computed
     _, logits = net.apply(params, carry, x[-2:-1])
-    return metrics.cross_entropy(at_least_float32(logits), x[-1:])[0]
+    return cross_entropy(at_least_float32(logits), x[-1:])[0]
 
 
 def at_least_float32(array: Array) -> Array:

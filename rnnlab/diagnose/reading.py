@@ -22,7 +22,7 @@ from rnnlab.diagnose.ranking import Ranking, rank
 from rnnlab.diagnose.subject import Findings, Section, Subject
 from rnnlab.errors import UsageError
 from rnnlab.run.files import write_file
-from rnnlab.tasks.metrics import tokens as metrics
+from rnnlab.tasks.metrics.tokens import cross_entropy
 from rnnlab.types import Array, Model, Params
 
 
@@ -281,7 +281,7 @@ def _watch(net: Model, params: Params, carry: Any, x: Array) -> tuple[Any, Any, 
     """x int [T + 1, 1] -> (carry, a tuple with {part: [T, H]} a layer, losses [T] of x[1:])."""
     carry, logits, seen = net.watch(params, carry, x[:-1])
     parts = tuple(_parts(each.states) for each in seen)
-    return carry, parts, metrics.cross_entropy(at_least_float32(logits), x[1:])[:, 0]
+    return carry, parts, cross_entropy(at_least_float32(logits), x[1:])[:, 0]
 
 
 def _parts(states: Any) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from rnnlab.bench.contenders.contender import (
     draw_tokens,
 )
 from rnnlab.models import interop, sample, stack
-from rnnlab.tasks.metrics import tokens as metrics
+from rnnlab.tasks.metrics.tokens import cross_entropy, sums
 from rnnlab.train import optim, parallel
 from rnnlab.train.state import initial_state
 from rnnlab.train.step import make_train_step
@@ -52,7 +52,7 @@ def make_task(case: Case, net: Model, weights: Params) -> Task:
     def loss(params: Params, carry: Any, batch: Any, key: Any, taps: Any = None) -> tuple[Any, Any]:
         inputs = batch["inputs"]  # of a share of the rows, where the step is split
         _, logits = net.apply(params, net.carry(inputs.shape[1]), inputs, key=key, taps=taps)
-        return carry, metrics.sums(("loss",), logits, batch["targets"])
+        return carry, sums(("loss",), logits, batch["targets"])
 
     return Task(
         init=lambda key: jax.tree.map(jnp.array, weights),
@@ -73,7 +73,7 @@ def make_task(case: Case, net: Model, weights: Params) -> Task:
 
 def token_losses(logits: Any, batch: Any) -> tuple[Any, Any]:
     """See `rnnlab.types.Probe`."""
-    values = metrics.cross_entropy(logits, batch["targets"])
+    values = cross_entropy(logits, batch["targets"])
     return values, jnp.ones_like(values)
 
 

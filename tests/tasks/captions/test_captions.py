@@ -20,12 +20,11 @@ from rnnlab.tasks.captions import data as captioned
 from rnnlab.tasks.captions import gallery, scenes
 from rnnlab.tasks.captions.network import Captioner
 from rnnlab.tasks.captions.task import ON_PAGE
-from rnnlab.tasks.metrics.texts import caption_scores, exact_matches
 from rnnlab.train.from_config import build
 from rnnlab.train.state import initial_state
 from rnnlab.train.step import make_train_step
 from tests.support import ROOT
-from tests.tasks.test_flickr import publish
+from tests.tasks.captions.test_flickr import publish
 
 QUICK = [
     "data.size=24",
@@ -269,25 +268,6 @@ def test_an_answer_ends_at_the_end_symbol_and_has_no_other_special_one(folder):
         assert [len(text.split()) for text in said(width, end=-50.0)] == [9, 9]
         likely = said(width, unknown=50.0, pad=40.0, begin=30.0, dog=20.0, end=-50.0)
         assert likely == [" ".join(["dog"] * 9)] * 2
-
-
-# Scores
-
-
-def test_overlap_is_bleu_and_rouge_of_the_words():
-    truths = [("a dog runs", "the brown dog is running fast"), ("two men",)]
-    full = caption_scores(["a dog runs", "two men"], truths)
-    assert full["bleu1"] == pytest.approx(100)
-    assert full["rouge_l"] == pytest.approx(100)
-    # Clipped unigrams: a, dog of (a dog dog) and two of (two); 3 of 4. The lengths, 4, are nearest to
-    # 3 and 2: a brevity penalty of exp(1 - 5/4).
-    found = caption_scores(["a dog dog", "two"], truths)
-    assert found["bleu1"] == pytest.approx(100 * math.exp(1 - 5 / 4) * 3 / 4)
-    # and of the bigrams "a dog", "dog dog" one of two
-    assert found["bleu2"] == pytest.approx(100 * math.exp(1 - 5 / 4) * math.sqrt(3 / 4 * 1 / 2))
-    # Longest common subsequences: 2 of 3 and 3; 1 of 1 and 2
-    assert found["rouge_l"] == pytest.approx(100 * (2 / 3 + 2 / 3) / 2)
-    assert exact_matches(["a b", "c"], [("x", "a b"), ("d",)]) == 0.5
 
 
 # The page

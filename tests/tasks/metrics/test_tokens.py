@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab.tasks.metrics import tokens as metrics
+from rnnlab.tasks.metrics import tokens
 
 T, B, V = 5, 3, 7
-EVERY = tuple(metrics.TOKEN_METRICS)
-sums = jax.jit(metrics.sums, static_argnums=0)
+EVERY = tuple(tokens.TOKEN_METRICS)
+sums = jax.jit(tokens.sums, static_argnums=0)
 
 
 def example(seed=0, dtype=np.float64):
@@ -53,7 +53,7 @@ def test_sums_agree_with_numpy(weighted):
 
 def test_only_what_is_named_is_computed():
     outputs, targets, _ = example(1, np.float32)
-    assert list(metrics.sums(("accuracy",), outputs, targets)) == ["accuracy"]
+    assert list(tokens.sums(("accuracy",), outputs, targets)) == ["accuracy"]
 
 
 def test_nothing_counts_where_no_weight_is_true():
@@ -68,15 +68,15 @@ def test_padding_reaches_neither_value_nor_gradient():
 
     @jax.jit
     def mean(outputs, targets):
-        total, count = metrics.sums(("loss",), outputs, targets, weights)["loss"]
+        total, count = tokens.sums(("loss",), outputs, targets, weights)["loss"]
         return total / count
 
     clean = jax.value_and_grad(mean)(outputs, targets)
     # A token of padding may be none of the vocabulary.
     wrong = np.where(weights, targets, np.int32(-1)), np.where(weights, targets, np.int32(V + 3))
-    for number, tokens in zip((np.nan, np.inf, -np.inf), (targets, *wrong), strict=True):
+    for number, labels in zip((np.nan, np.inf, -np.inf), (targets, *wrong), strict=True):
         dirty = np.where(weights[..., None], outputs, number)
-        value, gradient = jax.value_and_grad(mean)(dirty, tokens)
+        value, gradient = jax.value_and_grad(mean)(dirty, labels)
         assert value == clean[0]
         np.testing.assert_array_equal(gradient, clean[1])
         np.testing.assert_array_equal(gradient[~weights], 0)
@@ -98,17 +98,17 @@ def test_half_precision_outputs_are_counted_exactly(dtype):
 def test_large_logits_do_not_overflow():
     outputs = np.array([[[1e4, 0.0, -1e4]]], np.float32)
     for target, expected in ((0, 0.0), (1, 1e4), (2, 2e4)):
-        value = metrics.cross_entropy(outputs, np.full((1, 1), target))
+        value = tokens.cross_entropy(outputs, np.full((1, 1), target))
         np.testing.assert_allclose(value, [[expected]], rtol=1e-6)
 
 
 def test_bits_and_perplexity():
-    assert metrics.bits(math.log(2)) == 1
-    assert metrics.bits(0.0) == 0
-    np.testing.assert_allclose(metrics.perplexity(math.log(65)), 65, rtol=1e-15)
-    assert metrics.perplexity(1e6) == math.inf
-    assert metrics.perplexity(math.inf) == math.inf
-    assert math.isnan(metrics.perplexity(math.nan))
+    assert tokens.bits(math.log(2)) == 1
+    assert tokens.bits(0.0) == 0
+    np.testing.assert_allclose(tokens.perplexity(math.log(65)), 65, rtol=1e-15)
+    assert tokens.perplexity(1e6) == math.inf
+    assert tokens.perplexity(math.inf) == math.inf
+    assert math.isnan(tokens.perplexity(math.nan))
 
 
 # real values
@@ -120,15 +120,15 @@ def test_real_metrics_agree_with_numpy(weighted):
     rng = np.random.default_rng(1)
     targets, noise = rng.normal(size=(T, B, 2)), rng.normal(size=(T, B, 2))
     outputs, weights = targets + 0.05 * noise, rng.random((T, B)) < 0.6
-    found = metrics.sums(
-        tuple(metrics.REAL_METRICS), outputs, targets, weights if weighted else None,
-        metrics.REAL_METRICS,
+    found = tokens.sums(
+        tuple(tokens.REAL_METRICS), outputs, targets, weights if weighted else None,
+        tokens.REAL_METRICS,
     )  # fmt: skip
     chosen = weights if weighted else np.ones((T, B), bool)
     off = (outputs - targets)[chosen]
     expected = {"loss": (off**2).mean(1).sum(), "accuracy": (abs(off).max(1) <= 0.04).sum()}
     assert 0 < expected["accuracy"] < chosen.sum()
-    assert set(found) == set(metrics.REAL_METRICS) == set(expected)
+    assert set(found) == set(tokens.REAL_METRICS) == set(expected)
     for name, (total, count) in found.items():
         assert total == pytest.approx(expected[name], rel=1e-12)
         assert count == chosen.sum()
@@ -141,7 +141,7 @@ def test_real_values_without_weight_reach_nothing():
     outputs[1, 2] = 3.0
 
     def loss(x):
-        return metrics.sums(("loss",), x, targets, weights, metrics.REAL_METRICS)["loss"][0]
+        return tokens.sums(("loss",), x, targets, weights, tokens.REAL_METRICS)["loss"][0]
 
     assert loss(outputs) == 9.0
     gradient = np.asarray(jax.grad(loss)(outputs))
@@ -152,5 +152,5 @@ def test_real_values_without_weight_reach_nothing():
 def test_sequence_error_counts_sequences():
     right = np.array([[1, 1, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1]], np.float32)  # [T, B]
     weights = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]], bool)
-    total, count = metrics.sequence_error(jnp.asarray(right), jnp.asarray(weights))
+    total, count = tokens.sequence_error(jnp.asarray(right), jnp.asarray(weights))
     assert (float(total), float(count)) == (1.0, 3.0)  # the second; the fourth has no answer
