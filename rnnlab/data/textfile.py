@@ -267,9 +267,11 @@ def decoded(content: bytes, name: str, encoding: str | None = None) -> str:
         if b"\0" in head and unmarked(head) not in ("", found):
             raise not_text(name, head, "") from None
         before = body[: getattr(error, "start", 0)].decode(found, "replace")
+        where = f"{name}:{before.count(chr(10)) + 1} is not {found.upper()}"
+        if mark:
+            raise UsageError(f"{where}, which the file's byte order mark says it is") from None
         raise UsageError(
-            f"{name}:{before.count(chr(10)) + 1} is not {found.upper()}, and the file has no byte order mark "
-            "that says what it is: save it as UTF-8, or name its data.encoding"
+            f"{where}, and no byte order mark says what it is: save it as UTF-8, or name its data.encoding"
         ) from None
     controls = sum(map(text.count, map(chr, CONTROLS)))
     _check_share(name, head, text.count("\0"), controls, len(text))

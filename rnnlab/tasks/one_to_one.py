@@ -5,15 +5,15 @@ A recurrent network of one step is a layer of its gates, and this is the degener
 
 Built in: the next state of the Henon map (Henon 1976), x' = 1 - 1.4 x^2 + y, y' = 0.3 x, from a state
 drawn on its attractor. Real data: data.path is a CSV file of numbers, one example a line, with a
-heading or without; the last column is the answer, a label (data.labels) or a value. The columns are
-scaled to mean 0 and variance 1 over the training examples, and so is an answer that is a value. Of the
-lines in random order data.valid and data.test are the shares that are held out.
+heading or without; the last column is the answer, a label (data.labels) or a value. Labels may be words,
+and a column of words alone is one of labels unless data.labels says no. The columns are scaled to mean 0
+and variance 1 over the training examples, and so is an answer that is a value. Of the lines in random
+order data.valid and data.test are the shares that are held out.
 
 Whoever knows nothing of the vector says the mean (squared error: the variance), or how frequent each
 label is (nats: their entropy).
 """
 
-import csv
 import functools
 import hashlib
 import math
@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import cache, draws
+from rnnlab.data import draws, scaling, tables
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
@@ -35,6 +36,7 @@ ABOUT = About(
     metric="squared error of the next value, or accuracy of the label",
     experiment="one_to_one",
 )
+MOST_LABELS = 1000
 SETTLED = 60  # steps after which a state is on the attractor, to about 1e-3 of its size
 
 
@@ -59,43 +61,52 @@ def variance() -> float:
 class Table(NamedTuple):
     """A CSV file."""
 
-    numbers: np.ndarray  # float64 [N, D + 1], the answer last
+    vectors: np.ndarray  # float64 [N, D]
+    answers: np.ndarray  # float64 [N], values; or int32 [N], places in `names`
+    names: tuple[str, ...]  # of the labels; () where the answers are values
     sha256: str
 
 
 @functools.lru_cache(maxsize=2)
-def read(path: str) -> Table:
-    """The numbers of a CSV file. Raises UsageError, with the line, for what is no table of numbers."""
+def read(path: str, labels: bool | None, encoding: str | None = None) -> Table:
+    """The numbers of a CSV file. labels: see `tables.read`, whose errors it raises, with the line."""
     file = Path(path).expanduser()
-    try:
+    with reading(file):
         content = file.read_bytes()
-        lines = list(csv.reader(content.decode("utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"cannot read {file}: {cache.reason_of(error)}") from None
-    rows, width = [], 0
-    for number, cells in enumerate(lines, start=1):
-        if not cells:
-            continue
-        try:
-            row = [float(cell) for cell in cells]
-        except ValueError:
-            if number == 1:  # the heading
-                continue
-            raise UsageError(
-                f"{file}:{number} is not all numbers: {','.join(cells)[:60]}"
-            ) from None
-        if not all(map(math.isfinite, row)):
-            raise UsageError(f"{file}:{number} has a number that is not finite")
-        width = width or len(row)
-        if len(row) != width or width < 2:
-            raise UsageError(
-                f"{file}:{number} has {len(row)} columns: each line has at least one number and its "
-                f"answer, {max(width, 2)} columns"
-            )
-        rows.append(row)
-    if not rows:
-        raise UsageError(f"{file} has no numbers")
-    return Table(np.array(rows), hashlib.sha256(content).hexdigest())
+    found = tables.read(file, encoding, labels=labels)
+    said, numbers, names = found.labels, found.numbers, ()
+    if labels and (values := _values(said)) is not None:  # 0 and 1, say
+        known, answers = np.unique(values, return_inverse=True)
+        names = tuple(f"{value:g}" for value in known)
+    elif said:
+        known, answers = np.unique(said, return_inverse=True)
+        names = tuple(map(str, known))
+    else:
+        numbers, answers = numbers[:, :-1], numbers[:, -1]
+    if not numbers.shape[1]:
+        raise UsageError(
+            f"{file}:{found.lines[0]} has 1 column: each line has at least one number and its answer"
+        )
+    wrong = ~np.isfinite(np.column_stack([numbers, answers])).all(1)
+    if wrong.any():
+        line = found.lines[int(wrong.argmax())]
+        raise UsageError(f"{file}:{line} has a number that is not finite")
+    if len(names) > MOST_LABELS:
+        raise UsageError(
+            f"the last column of {file} has {len(names)} labels: is it a value? then set data.labels "
+            "to False"
+        )
+    answers = answers.astype(np.int32) if names else answers
+    return Table(numbers, answers, names, hashlib.sha256(content).hexdigest())
+
+
+def _values(labels: tuple[str, ...]) -> np.ndarray | None:
+    """Labels that are all finite numbers, as numbers; None if one is a word."""
+    try:
+        values = np.array([float(label) for label in labels])
+    except ValueError:
+        return None
+    return values if np.isfinite(values).all() else None
 
 
 def make_task(config: Config, kept: Path | None = None) -> Task:
@@ -103,7 +114,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
 
     Raises UsageError for a window other than 1, or a table or shares that do not fit.
     """
-    chosen = sequences.options(config, path="", labels=False, valid=0.1, test=0.1)
+    chosen = sequences.options(config, path="", labels=None, valid=0.1, test=0.1, encoding=None)
     if config.train.window != 1:
         raise UsageError(
             f"one vector is one step: set train.window to 1, not {config.train.window}"
@@ -125,9 +136,9 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
 
 
 def _table_task(config: Config, chosen: dict[str, Any], kept: Path | None) -> Task:
-    table = read(chosen["path"])
+    table = read(chosen["path"], chosen["labels"], chosen["encoding"])
     unchanged(kept, "table", chosen["path"], table.sha256)
-    count = len(table.numbers)
+    count, names = len(table.answers), table.names
     shares = {key: chosen[key] for key in ("valid", "test")}
     held = {key: math.ceil(share * count) for key, share in shares.items()}
     rest = count - sum(held.values())
@@ -138,21 +149,16 @@ def _table_task(config: Config, chosen: dict[str, Any], kept: Path | None) -> Ta
         )
     order = draws.Random(0, draws.ORDER).order(count)  # the same split for all seeds
     splits = np.split(order, [rest, rest + held["valid"]])
-    vectors, answers = table.numbers[:, :-1], table.numbers[:, -1]
-    names: tuple[str, ...] = ()
-    if chosen["labels"]:
-        values = np.unique(answers)
-        if len(values) > 1000:
-            raise UsageError(f"the last column has {len(values)} labels: is it a value?")
-        targets = np.searchsorted(values, answers).astype(np.int32)
-        names = tuple(f"{value:g}" for value in values)
+    if names:
+        targets = table.answers
         shares_of = np.bincount(targets[splits[0]], minlength=len(names)) / rest
         known = shares_of[shares_of > 0]
         baseline = ("frequency of the labels", float(-(known * np.log(known)).sum()))
     else:
-        targets = _scaled(answers[:, None], splits[0])
+        values = table.answers[:, None]
+        targets = scaling.standard(values[splits[0]])(values)
         baseline = ("always the mean", float(targets[splits[1]].var()))
-    inputs = _scaled(vectors, splits[0])
+    inputs = scaling.standard(table.vectors[splits[0]])(table.vectors)
 
     def batch(numbers: np.ndarray) -> sequences.Batch:
         there = np.ones((1, len(numbers)), bool)
@@ -169,7 +175,7 @@ def _table_task(config: Config, chosen: dict[str, Any], kept: Path | None) -> Ta
         number = draws.Random(config.seed, draws.SHOW, step).integers(0, len(splits[1]), (1,))
         return batch(splits[1][number])
 
-    metric = "accuracy" if chosen["labels"] else "loss"
+    metric = "accuracy" if names else "loss"
     source = sequences.Source(
         train=lambda step: batch(splits[0][numbers(step)]),
         valid=in_order(splits[1]),
@@ -185,21 +191,15 @@ def _table_task(config: Config, chosen: dict[str, Any], kept: Path | None) -> Ta
         },
     )
     problem = sequences.Problem(
-        inputs=vectors.shape[1],
+        inputs=inputs.shape[1],
         outputs=len(names) or 1,
         vectors=True,
-        real=not chosen["labels"],
+        real=not names,
         draw=None,
         baseline=baseline,
         unit="vector",
-        facts={key: value for key, value in chosen.items() if key != "path"},
+        facts={"labels": bool(names), "valid": chosen["valid"], "test": chosen["test"]},
         classes=names,
         tell=lambda inputs: "vector  " + " ".join(f"{value:.3f}" for value in inputs[0]),
     )
     return sequences.make_task(config, problem, source)
-
-
-def _scaled(columns: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """float32 [N, D], mean 0 and variance 1 over the training lines; a constant column is 0."""
-    mean, spread = columns[training].mean(0), columns[training].std(0)
-    return ((columns - mean) / np.where(spread > 0, spread, 1.0)).astype(np.float32)

@@ -11,7 +11,10 @@ one frame can only guess.
 Real data: data.path is a folder with a folder of files for each class, CLASS/NAME.avi as in UCF101 (Soomro
 et al. 2012). The files are videos, of which frames of data.side x data.side are read, in colour; or .npy
 files [T, D] or .csv files of T lines of D numbers, which no encoder reads (joints, sensors: each of the D
-scaled to mean 0 and variance 1 over the training steps). Of more than train.window steps as many are kept,
+scaled to mean 0 and variance 1 over the training steps). A .csv file may have a heading, and after the
+numbers a column of labels: words, or what the heading calls "label" or "class". It is no input; all lines
+of a file have the same, and files in one folder, without folders for classes, are of the class that it
+says. Of more than train.window steps as many are kept,
 evenly spread. data.trainlist and data.testlist are lists in UCF101's format, "CLASS/NAME.avi" and perhaps
 a label on each line; without them a share of data.test of each class is for the end. data.valid is the
 share of the other clips that is held out. Which clips follows from a hash of CLASS/NAME, and is the same

@@ -4,7 +4,6 @@ Lists of clips are in UCF101's format (Soomro et al. 2012). Every fault of a fil
 names it.
 """
 
-import csv
 import functools
 import hashlib
 import re
@@ -14,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnlab.data import archives, cache, media
+from rnnlab.data import archives, folders, media, scaling, tables, textfile
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 
 VIDEOS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
@@ -37,22 +37,30 @@ class Clips(NamedTuple):
         return self.steps[0].shape[1:]
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
+def _classes(folder: Path, encoding: str | None) -> dict[str, list[Path]]:
     """The files of each class, all of one kind; raises UsageError."""
-    try:
-        folders = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-    except OSError as error:
-        raise UsageError(f"cannot read data.path {folder}: {cache.reason_of(error)}") from None
     kinds = (*VIDEOS, ".npy", ".csv")
-    found = {p.name: sorted(f for f in p.iterdir() if f.suffix.lower() in kinds) for p in folders}
+    inside = [path for path in folders.children(folder) if path.is_dir()]
+    folders.one_name_each(inside)
+    found: dict[str, list[Path]] = {}
+    for one in inside:
+        with reading(one):
+            files = [one / name for name in folders.files(one)]
+        found[one.name] = [file for file in files if file.suffix.lower() in kinds]
+    why = ""
+    if not found:
+        try:
+            found = _labelled(folder, encoding)
+        except UsageError as error:
+            why = f", and no labels: {error}"
     if len(found) < 2:
         raise UsageError(
-            f"data.path {folder} needs a folder for each class, at least 2, and has {len(found)}"
+            f"data.path {folder} needs a folder for each class, at least 2, and has {len(found)}{why}"
         )
     for name, files in found.items():
         if not files:
             raise UsageError(f"the class {folder / name} has no example ({', '.join(kinds)})")
-    first = found[folders[0].name][0]
+    first = next(iter(found.values()))[0]
     for file in (file for files in found.values() for file in files):
         if _kind(file) != _kind(first):
             raise UsageError(
@@ -61,18 +69,41 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
+def _labelled(folder: Path, encoding: str | None) -> dict[str, list[Path]]:
+    """The .csv files of a folder without classes by the label that each has on all of its lines."""
+    found: dict[str, list[Path]] = {}
+    for file in folders.children(folder):
+        if file.suffix.lower() == ".csv":
+            label = _label(file, tables.read(file, encoding, labels=None, named=True))
+            if not label:
+                raise UsageError(
+                    f"the last column of {file} has no words, nor is its heading 'label'"
+                )
+            found.setdefault(label, []).append(file)
+    return dict(sorted(found.items()))
+
+
+def _label(file: Path, table: tables.Table) -> str:
+    """The label that all lines of a file have, "" if they have none; raises UsageError for two."""
+    for label, line in zip(table.labels, table.lines, strict=bool(table.labels)):
+        if label != table.labels[0]:
+            raise UsageError(
+                f"{file}:{line} has the label {label!r}, and the first line {table.labels[0]!r}: a file is "
+                "one clip, of one class"
+            )
+    return table.labels[0] if table.labels else ""
+
+
 def _kind(file: Path) -> str:
     return "video" if file.suffix.lower() in VIDEOS else file.suffix.lower()
 
 
-def listed(path: str, known: dict[str, int]) -> dict[int, int]:
+def listed(path: str, known: dict[str, int], encoding: str | None = None) -> dict[int, int]:
     """Of a list in UCF101's format, "CLASS/NAME" and perhaps a label on each line: number of the clip
-    -> number of the line. known: name -> number. Raises UsageError, with the line."""
+    -> number of the line. known: name -> number. encoding: see `textfile.checked`. Raises
+    UsageError, with the line."""
     file = Path(path).expanduser()
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {file}: {cache.reason_of(error)}") from None
+    lines = textfile.lines(file, encoding)
     found: dict[int, int] = {}
     for place, line in enumerate(lines, start=1):
         name = re.sub(r"\s+\d+\s*$", "", line).strip()
@@ -88,6 +119,11 @@ def listed(path: str, known: dict[str, int]) -> dict[int, int]:
     return found
 
 
+def _bytes(name: str) -> bytes:
+    """Of a file's name, which may be no UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
 def _held(numbers: Iterable[int], names: list[str], share: float, purpose: str) -> list[int]:
     """Of these clips the ones that are held out: of each class a share of the groups, at least one and
     never all, the first ones in the order of a hash of their names."""
@@ -97,14 +133,18 @@ def _held(numbers: Iterable[int], names: list[str], share: float, purpose: str) 
         found.setdefault(group.partition("/")[0], {}).setdefault(group, []).append(number)
     held = []
     for groups in found.values():
-        order = sorted(groups, key=lambda g: hashlib.sha256(f"{purpose} {g}".encode()).digest())
+        order = sorted(groups, key=lambda g: hashlib.sha256(_bytes(f"{purpose} {g}")).digest())
         count = min(max(1, round(share * len(order))), len(order) - 1)
         held += [number for group in order[:count] for number in groups[group]]
     return sorted(held)
 
 
 def _split(
-    names: list[str], lists: tuple[str, str], valid: float, test: float
+    names: list[str],
+    lists: tuple[str, str],
+    valid: float,
+    test: float,
+    encoding: str | None,
 ) -> dict[str, np.ndarray]:
     known = {name: number for number, name in enumerate(names)}
     if any(lists) and not all(lists):
@@ -113,7 +153,7 @@ def _split(
         if not 0 < share < 1:
             raise UsageError(f"data.{key} is a share between 0 and 1, got {share}")
     if lists[0]:
-        rest, last = listed(lists[0], known), listed(lists[1], known)
+        rest, last = (listed(path, known, encoding) for path in lists)
         for number in sorted({*rest} & {*last}):
             raise UsageError(
                 f"{lists[1]}:{last[number]} names {names[number]}, as {lists[0]}:{rest[number]} does"
@@ -127,18 +167,18 @@ def _split(
     return {name: np.array(numbers, int) for name, numbers in splits.items()}
 
 
-def _numbers(file: Path) -> np.ndarray:
-    """float64 [T, D] of a .npy or .csv file; raises UsageError."""
-    try:
+def _numbers(file: Path, name: str, encoding: str | None) -> np.ndarray:
+    """[T, D] of a .npy or .csv file of the class `name`; raises UsageError."""
+    with reading(file):
         if file.suffix.lower() == ".npy":
             found = archives.array(file)
         else:
-            lines = [*csv.reader(file.read_text("utf-8-sig").split("\n"))]
-            found = np.array(_rows(file, lines))
-    except UsageError:
-        raise
-    except (OSError, ValueError, EOFError, csv.Error) as error:
-        raise UsageError(f"cannot read {file}: {cache.reason_of(error)}") from None
+            table = tables.read(file, encoding, labels=None, named=True)
+            found, label = table.numbers, _label(file, table)
+            if re.search(r"[^\W\d]", label) and _plain(label) != _plain(name):
+                raise UsageError(
+                    f"{file} has the label {label!r} in its last column, and lies in the folder of {name!r}"
+                )
     if found.ndim != 2 or found.dtype.kind not in "biuf":
         raise UsageError(f"{file} should hold numbers [T, D], not {found.dtype} {[*found.shape]}")
     if not found.size:
@@ -149,43 +189,35 @@ def _numbers(file: Path) -> np.ndarray:
             f"{file} has a number that is not finite: {found[t, column]}, in column {column + 1} of "
             f"step {t + 1}"
         )
-    return found.astype(np.float64)
+    return found
 
 
-def _rows(file: Path, lines: list[list[str]]) -> list[list[float]]:
-    rows = []
-    for place, cells in enumerate(lines, start=1):
-        if not cells:
-            continue
-        try:
-            row = [float(cell) for cell in cells]
-        except ValueError:
-            if place == 1:  # the heading
-                continue
-            raise UsageError(f"{file}:{place} is not all numbers: {','.join(cells)[:60]}") from None
-        rows.append(row)
-        if len(row) != len(rows[0]):
-            raise UsageError(
-                f"{file}:{place} has {len(row)} numbers, and the first line {len(rows[0])}"
-            )
-    return rows
+def _plain(label: str) -> str:
+    return re.sub(r"[\W_]", "", label).casefold()
 
 
 @functools.lru_cache(maxsize=2)
 def read(
-    path: str, lists: tuple[str, str], side: int, window: int, valid: float, test: float
+    path: str,
+    lists: tuple[str, str],
+    side: int,
+    window: int,
+    valid: float,
+    test: float,
+    encoding: str | None = None,
 ) -> Clips:
     """The clips of a folder; all that are used are in memory. lists: of training and testing, or "".
+    encoding: of .csv files and lists.
 
     Raises UsageError, with the file, for what cannot be read or does not fit, and for a class that
     has no training example.
     """
     folder = Path(path).expanduser()
-    found = _classes(folder)
+    found = _classes(folder, encoding)
     classes = tuple(found)
     files = [file for one in found.values() for file in one]
-    names = [f"{file.parent.name}/{file.name}" for file in files]
-    splits = _split(names, lists, valid, test)
+    names = [_name(file, folder, name) for name, one in found.items() for file in one]
+    splits = _split(names, lists, valid, test, encoding)
     labels = np.repeat(np.arange(len(classes)), [len(one) for one in found.values()])
     for label, name in enumerate(classes):
         if not (labels[splits["train"]] == label).any():
@@ -197,13 +229,13 @@ def read(
     used = np.sort(np.concatenate([*splits.values()]))
     for number in used:
         file = files[number]
-        digest.update(f"{names[number]}\n".encode())
-        try:
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-        except OSError as error:
-            raise UsageError(f"cannot read {file}: {cache.reason_of(error)}") from None
-        clip = media.video(file, side) if _kind(file) == "video" else _numbers(file)
+        digest.update(_bytes(f"{names[number]}\n"))
+        with reading(file), file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+        if _kind(file) == "video":
+            clip = media.video(file, side)
+        else:
+            clip = _numbers(file, classes[labels[number]], encoding)
         if clip.shape[1:] != (steps[0].shape[1:] if steps else clip.shape[1:]):
             raise UsageError(
                 f"{file} has {clip.shape[1]} numbers a step, and {files[used[0]]} has {steps[0].shape[1]}"
@@ -212,15 +244,22 @@ def read(
     splits = {name: np.searchsorted(used, numbers) for name, numbers in splits.items()}
     for name, numbers in splits.items():
         digest.update(f"{name} {numbers.tolist()}\n".encode())
-    if steps[0].dtype == np.float64:
+    if _kind(files[used[0]]) != "video":
         steps = _scaled(steps, splits["train"])
     left_out = len(files) - len(used)
     return Clips(tuple(steps), labels[used], splits, classes, left_out, digest.hexdigest())
 
 
+def _name(file: Path, folder: Path, name: str) -> str:
+    """CLASS/NAME of a file of the class `name`, as lists have it."""
+    inner = file.relative_to(folder).as_posix()
+    return inner if "/" in inner else f"{name.replace('/', '_')}/{inner}"
+
+
 def _scaled(steps: list[np.ndarray], training: np.ndarray) -> list[np.ndarray]:
     """float32, each column of mean 0 and variance 1 over the training steps; a constant one is 0."""
-    known = np.concatenate([steps[number] for number in training])
-    mean, spread = known.mean(0), known.std(0)
-    spread = np.where(spread > 0, spread, 1.0)
-    return [((clip - mean) / spread).astype(np.float32) for clip in steps]
+    kinds = {steps[number].dtype for number in training}
+    stored = max((k for k in kinds if k.kind == "f"), key=lambda k: np.finfo(k).eps, default=None)
+    known = np.concatenate([steps[number].astype(np.float64) for number in training])
+    scale = scaling.standard(known, stored or np.float64)
+    return [scale(clip.astype(np.float64)) for clip in steps]

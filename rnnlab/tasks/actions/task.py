@@ -118,13 +118,12 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         raise UsageError(
             "the clips of a folder have their own lengths: set data.shortest to 0 and eval.lengths to ()"
         )
-    shares = {"trainlist": "", "testlist": "", "valid": 0.1, "test": 0.2}
+    shares = {"trainlist": "", "testlist": "", "valid": 0.1, "test": 0.2, "encoding": None}
     chosen = sequences.options(config, path="", side=32, **shares)
     lists = chosen["trainlist"], chosen["testlist"]
     _check_side(chosen["side"])
-    clips = read(
-        chosen["path"], lists, chosen["side"], config.train.window, chosen["valid"], chosen["test"]
-    )
+    parts = config.train.window, chosen["valid"], chosen["test"]
+    clips = read(chosen["path"], lists, chosen["side"], *parts, chosen["encoding"])
     unchanged(kept, "clips", chosen["path"], clips.sha256)
     shape = clips.shape
     if len(shape) == 1 and config.data.side is not None:

@@ -84,7 +84,7 @@ def options(config: Config, **own: Any) -> dict[str, Any]:
                 f"the task '{config.task}' has no use for data.{key}, which is {value!r}: leave it "
                 "unset"
             )
-    values = {key: config.data[key] for key in own}
+    values = {key: config.data.get(key) for key in own}
     return {key: own[key] if value is None else value for key, value in values.items()}
 
 

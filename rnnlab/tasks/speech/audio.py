@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 
-from rnnlab.data import optional
+from rnnlab.data import optional, scaling
 from rnnlab.errors import UsageError
 
 # Of what the ear (or a microphone) has as its least: a frame of digital silence has no logarithm.
@@ -144,6 +144,7 @@ def normalised(features: np.ndarray) -> np.ndarray:
     """Of zero mean over the frames of the utterance [T, bands], band by band, so that neither the
     loudness nor the microphone matters, and of unit variance over all of it."""
     centred = features - features.mean(0)
+    centred[:, scaling.constant(features, features.dtype)] = 0.0  # silence, and no rounding noise
     return centred / np.maximum(centred.std(), np.float32(1e-5))
 
 

@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnlab.data import folders
 from rnnlab.data.draws import EVALUATE, TEST, TRAIN, Random
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 from rnnlab.run.folder import unchanged
 from rnnlab.tasks.speech import audio
 from rnnlab.tasks.speech.sounds import MEL, Sounds
 from rnnlab.types import Config
 
-_NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
+_NAME = re.compile(r"(\d)_([^_]+)_(\d{1,9})\.wav")
 QUIET = 40.0  # dB that an utterance of digits is above the noise of its silences
 FSDD = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz"
 RATE = MEL["fsdd"].rate  # samples a second
@@ -44,7 +46,9 @@ def load(folder: str) -> Clips:
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise UsageError(f"data.path {path} is no folder: it takes {wanted}")
-    named = [(file, _NAME.fullmatch(file.name)) for file in sorted(path.glob("*.wav"))]
+    with reading(path):
+        there = [path / name for name in folders.files(path) if name.endswith(".wav")]
+    named = [(file, _NAME.fullmatch(file.name)) for file in there]
     if not any(match for _, match in named):
         raise UsageError(f"data.path {path} has no clips: it takes {wanted}")
     samples, digest = {}, hashlib.sha256()
@@ -54,6 +58,8 @@ def load(folder: str) -> Clips:
                 f"{file} is not named {{digit}}_{{speaker}}_{{index}}.wav: rename it, or take it away"
             )
         digit, speaker, index = match.groups()
+        if (speaker, int(digit), int(index)) in samples:
+            raise UsageError(f"{file} is there twice, in another folder too: remove one")
         samples[speaker, int(digit), int(index)] = found = audio.read(file, RATE)
         digest.update(file.name.encode() + found.tobytes())
     return Clips(samples, digest.hexdigest())

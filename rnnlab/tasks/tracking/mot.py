@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnlab.data import folders, textfile
 from rnnlab.errors import UsageError
 
 
@@ -24,20 +25,23 @@ class Boxes(NamedTuple):
     boxes: np.ndarray  # float [N, 4]: (cx, cy, w, h), in pixels
 
 
-def read(path: Path, *, name: str, size: tuple[int, int] | None, truth: bool) -> Boxes:
+def read(
+    path: Path,
+    *,
+    name: str,
+    size: tuple[int, int] | None,
+    truth: bool,
+    encoding: str | None = None,
+) -> Boxes:
     """The boxes of a file. size: (width, height) of the pictures, if it is known. truth: lines with a
-    conf of 0 are left out, which the ground truth has for what is not to be judged.
+    conf of 0 are left out, which the ground truth has for what is not to be judged. encoding: see
+    `textfile.checked`.
 
     Raises UsageError, with the line, for what is no box: too few fields or no numbers, a frame below 1
     or no whole number, a width or height that is not positive, a box wholly outside the picture, an id
     that comes twice in a frame or whose frames do not ascend.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
-        ) from None
+    lines = textfile.read(path, encoding).splitlines()
     found: list[tuple[float, ...]] = []
     last: dict[int, tuple[int, int]] = {}  # id -> (frame, line)
     for number, line in enumerate(lines, start=1):
@@ -83,40 +87,42 @@ def _numbers(line: str, where: str) -> list[float]:
         )
     if not all(map(math.isfinite, row)):
         raise UsageError(f"{where} has a number that is not finite")
-    if row[0] != int(row[0]) or row[1] != int(row[1]) or row[0] < 1:
+    if any(n != int(n) or abs(n) >= 2**31 for n in row[:2]) or row[0] < 1:
         raise UsageError(
             f"{where}: frame {row[0]:g} and id {row[1]:g} must be whole numbers, and frames count from 1"
         )
     return row
 
 
-def size_of(path: Path) -> tuple[int, int] | None:
+def size_of(path: Path, encoding: str | None = None) -> tuple[int, int] | None:
     """(width, height) that a seqinfo.ini has, None without one. Raises UsageError for one that does
     not say it."""
     if not path.exists():
         return None
     parser = configparser.ConfigParser()
     try:
-        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+        parser.read_string(textfile.read(path, encoding), source=str(path))
         return parser.getint("Sequence", "imWidth"), parser.getint("Sequence", "imHeight")
-    except (OSError, UnicodeDecodeError, ValueError, configparser.Error) as error:
+    except (ValueError, configparser.Error) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"{path} does not say imWidth and imHeight in [Sequence]: {reason}"
         ) from None
 
 
-def sequences(folder: Path) -> tuple[Boxes, ...]:
+def sequences(folder: Path, encoding: str | None = None) -> tuple[Boxes, ...]:
     """The ground truth of all sequences of a folder, by name. Raises UsageError where there is none,
-    and for files that `read` refuses."""
+    for a sequence that is there by two names, and for files that `read` refuses."""
     if not folder.is_dir():
         raise UsageError(f"data.path {folder} is no folder: name one with NAME/gt.txt in it")
     found = []
-    for one in sorted(path for path in folder.iterdir() if path.is_dir()):
+    inside = [path for path in folders.children(folder) if path.is_dir()]
+    folders.one_name_each(inside)
+    for one in inside:
         for file in (one / "gt.txt", one / "gt" / "gt.txt"):
             if file.exists():
-                size = size_of(one / "seqinfo.ini")
-                found.append(read(file, name=one.name, size=size, truth=True))
+                size = size_of(one / "seqinfo.ini", encoding)
+                found.append(read(file, name=one.name, size=size, truth=True, encoding=encoding))
                 break
     if not found:
         raise UsageError(f"data.path {folder} has no NAME/gt.txt, nor NAME/gt/gt.txt")

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.data import draws
+from rnnlab.data import draws, scaling
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
@@ -93,13 +94,14 @@ class Split(NamedTuple):
     sha256: str  # of all boxes
 
 
-def split(folder: str, held: str, valid: float, ahead: int) -> Split:
+def split(folder: str, held: str, valid: float, ahead: int, encoding: str | None = None) -> Split:
     """The tracks that have more than `ahead` boxes, in two parts. held: names of sequences with commas
-    between them; "" for a share `valid` of the tracks, at least one, the same for all seeds.
+    between them; "" for a share `valid` of the tracks, at least one, the same for all seeds. encoding: of
+    the files.
 
     Raises UsageError where one of the parts is empty or a sequence is not there.
     """
-    found = mot.sequences(Path(folder).expanduser())
+    found = mot.sequences(Path(folder).expanduser(), encoding)
     digest = hashlib.sha256()
     for one in found:
         digest.update(one.name.encode())
@@ -224,8 +226,7 @@ def expected(boxes: np.ndarray, ahead: int) -> np.ndarray:
 
 def _spread(values: list[np.ndarray]) -> np.ndarray:
     """[4]: the root mean square of each column of all; 1 for a column of zeros."""
-    found = np.sqrt((np.concatenate(values) ** 2).mean(0))
-    return np.where(found > 1e-9, found, 1.0)
+    return scaling.root_mean_square(np.concatenate(values))
 
 
 def asked(found: Split, window: int, ahead: int) -> Ahead:
@@ -253,7 +254,10 @@ def make_task(config: Config, kept: Path | None) -> Task:
         raise UsageError("data.name=mot needs a folder of sequences: set data.path")
     if options.ahead < 1:
         raise UsageError(f"data.ahead must be at least 1, got {options.ahead}")
-    found = split(options.path, options.held, options.valid, options.ahead)
+    with reading(options.path):
+        found = split(
+            options.path, options.held, options.valid, options.ahead, options.get("encoding")
+        )
     unchanged(kept, "boxes", options.path, found.sha256)
     question = asked(found, config.train.window, options.ahead)
     steady = question.judged(lambda boxes: velocity(boxes, RECENT, options.ahead))

@@ -240,12 +240,104 @@ def test_faults_of_joints_are_named(tmp_path):
     file = data / "up" / "v_up_g03_c01.csv"
     for content, words in (
         ("x,y,z\n1,2,3\n\n4,five,6\n", r"c01.csv:4 is not all numbers: 4,five,6"),
-        ("1,2,3\n4,5\n", r"c01.csv:2 has 2 numbers, and the first line 3"),
+        ("1,2,3\n4,5\n", r"c01.csv:2 has 2 columns, and line 1 3"),
         ("1,2,3\n4,inf,6\n", "c01.csv has a number that is not finite: inf"),
-        ("x,y,z\n", r"c01.csv should hold numbers|c01.csv has no steps"),
+        ("x,y,z\n", "c01.csv has no numbers"),
     ):
         file.write_text(content)
         refused(data, words)
+
+
+def labelled(folder, *, heading="", label=lambda name: name, apart=False):
+    """The series of `series` as CSV files with a column of labels, in one folder, or apart by class."""
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        for name in ("going up", "down"):
+            inner = folder / name if apart else folder
+            inner.mkdir(parents=True, exist_ok=True)
+            rows = [f"{t},{x:.3f},{label(name)}" for t, x in enumerate(rng.normal(size=4))]
+            text = "\n".join([*([heading] if heading else []), *rows, ""])
+            (inner / f"{name}{number}.csv").write_text(text, encoding="utf-16")
+    return folder
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("heading", ["", "t,x,y", "t,x,Label"])
+def test_a_column_of_labels_is_no_input(tmp_path, heading, apart):
+    clip_files.read.cache_clear()
+    task = of(labelled(tmp_path / "data", heading=heading, apart=apart))
+    assert task.batch(0)["inputs"].shape == (6, 4, 2)
+    found = clip_files.read(str(tmp_path / "data"), ("", ""), 32, 6, 0.1, 0.2)
+    assert found.classes == ("down", "going up")
+    assert np.bincount(found.labels).tolist() == [20, 20]
+
+
+def test_labels_that_are_numbers_take_a_heading(tmp_path):
+    numbered = {"going up": 1, "down": 0}.get
+    data = labelled(tmp_path / "data", heading="t,x,class", label=numbered)
+    found = clip_files.read(str(data), ("", ""), 32, 6, 0.1, 0.2)
+    assert (found.classes, found.shape) == (("0", "1"), (2,))
+    data = labelled(tmp_path / "bare", label=numbered)
+    refused(data, "at least 2, and has 0, and no labels: the last column of .* has no words")
+    data = labelled(tmp_path / "apart", label=str.upper, apart=True)
+    clip_files.read.cache_clear()
+    assert of(data).batch(0)["inputs"].shape[-1] == 2
+    data = labelled(tmp_path / "other", label=lambda name: "down", apart=True)
+    refused(data, "has the label 'down' in its last column, and lies in the folder of 'going up'")
+    (data / "down" / "down3.csv").write_text("1,2,down\n3,4,up\n")
+    refused(data, "down3.csv:2 has the label 'up', and the first line 'down'")
+    (data / "down" / "down3.csv").write_text("1,2,down\n3,4,\n")
+    refused(data, "down3.csv:2 has no label|down3.csv:2 is not all numbers")
+
+
+def test_a_list_says_what_a_file_of_labels_is(tmp_path):
+    data = labelled(tmp_path / "data")
+    (tmp_path / "train").write_text(
+        "".join(f"{name}/{name}{n}.csv\r\n" for n in range(9) for name in ("going up", "down")),
+        encoding="utf-8-sig",
+    )
+    (tmp_path / "test").write_text("going up/going up9.csv 1\ndown/down9.csv 2", encoding="utf-16")
+    lists = [f"data.{name}list={tmp_path / name}" for name in ("train", "test")]
+    assert of(data, *lists).facts()["test_clips"] == 2
+
+
+def test_linked_folders_of_clips_are_read_once(tmp_path):
+    data, away = series(tmp_path / "data"), series(tmp_path / "away", count=6)
+    plain = clip_files.read(str(data), ("", ""), 32, 6, 0.1, 0.2)
+    (data / "up" / "more").symlink_to(away / "up")
+    (data / "up" / "round").symlink_to(data)
+    (data / "up" / "._v_up_g00_c00.npy").write_bytes(b"what another system leaves")
+    clip_files.read.cache_clear()
+    found = clip_files.read(str(data), ("", ""), 32, 6, 0.1, 0.2)
+    assert len(found.labels) == len(plain.labels) + 6
+    (data / "again").symlink_to(data / "up")
+    refused(data, "again and .*up are one folder: remove the link")
+
+
+@pytest.mark.parametrize("stored", [np.float64, np.float32, np.float16])
+def test_a_constant_column_is_not_scaled_by_its_rounding(tmp_path, stored):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            values = np.stack([rng.normal(size=5), np.full(5, 14.62), np.full(5, 0.3)], 1)
+            values[:, 2] *= 1 + np.finfo(stored).eps * rng.integers(-1, 2, 5)
+            np.save(tmp_path / name / f"{number}.npy", values.astype(stored))
+    clip_files.read.cache_clear()
+    found = clip_files.read(str(tmp_path), ("", ""), 32, 6, 0.1, 0.2)
+    train = np.concatenate([found.steps[number] for number in found.splits["train"]])
+    np.testing.assert_allclose(train.std(0), [1, 0, 0], atol=2e-3)
+
+
+def test_a_name_that_is_no_utf8_is_read(tmp_path):
+    data = series(tmp_path / "data")
+    file = data / "up" / "v_up_g03_c01.npy"
+    try:
+        file.rename(data / "up" / b"\xff.npy".decode("utf-8", "surrogateescape"))
+    except OSError:
+        pytest.skip("this file system has none")
+    clip_files.read.cache_clear()
+    assert of(data).batch(0)["inputs"].shape == (6, 4, 3)
 
 
 def test_faults_of_videos_and_lists_are_named(videos, tmp_path):

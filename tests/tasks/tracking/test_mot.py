@@ -77,8 +77,8 @@ def test_a_folder_without_sequences_is_named(tmp_path):
     path.write_text("\n")
     with pytest.raises(UsageError, match="has no boxes"):
         mot.sequences(tmp_path)
-    path.write_bytes(b"\xff\xfe1")
-    with pytest.raises(UsageError, match="cannot read"):
+    path.write_bytes(b"1\xff")
+    with pytest.raises(UsageError, match=r"gt\.txt:1 is not UTF-8"):
         mot.sequences(tmp_path)
     path.write_text(GOOD)
     (tmp_path / "a/seqinfo.ini").write_text("[Sequence]\nimWidth=wide\nimHeight=80\n")
