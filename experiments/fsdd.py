@@ -2,7 +2,7 @@
 
     python launch.py train --config=experiments/fsdd.py --config.data.path=FOLDER
 
-where FOLDER has the wav files (rnnlab/tasks/speech/task.py says from where), takes 2 min 50 s of processor
+where FOLDER has the wav files (rnnlab/tasks/speech/digits.py says from where), takes 2 min 50 s of processor
 time and gets 1.2% of the digits of 1,000 strings wrong on the data set's own split, whose speakers
 training has heard (one constant string for all: 84%). --config.data.speaker=theo tests on a speaker that
 it has not heard instead, and five others are few to learn from: theo 6.6%, yweweler 6.1%, jackson 9.0%,

@@ -1,1 +1,1 @@
-"""Metrics as sums and counts, by what they are of: symbols and values, texts, boxes."""
+"""What the answers of tasks are judged by: tokens and real values, texts, boxes."""
