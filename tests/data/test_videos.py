@@ -37,6 +37,56 @@ def test_every_frame_is_read_in_order_and_in_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
+def test_tags_may_be_in_any_encoding(name, tmp_path):
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "the title"
+        stream = container.add_stream("mpeg4", rate=10)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(shades(1)[0], format="rgb24")))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    assert b"the title" in content
+    path.write_bytes(content.replace(b"the title", b"\xff\xe9 titre\xe9"))
+    assert media.video(path, 8).shape == (1, 8, 8, 3)
+
+
+def test_a_name_that_is_no_utf8_is_read(tmp_path):
+    write(tmp_path / "a.avi", shades(2))
+    path = tmp_path / b"\xff.avi".decode("utf-8", "surrogateescape")
+    try:
+        (tmp_path / "a.avi").rename(path)
+    except OSError:
+        pytest.skip("this file system has none")
+    assert media.video(path, 8).shape == (2, 8, 8, 3)
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    frame = np.zeros((16, 16, 4), np.uint8)
+    frame[8:, :, 3] = 255
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "bgra"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgba")))
+        container.mux(stream.encode())
+    found = media.video(tmp_path / "a.mkv")[0]
+    assert (found[:8] == 255).all()
+    assert (found[8:] == 0).all()
+
+
+@pytest.mark.parametrize("error", [KeyError(1), TypeError("x"), UnicodeError("y")])
+def test_whatever_pyav_raises_is_told_with_the_file(error, monkeypatch):
+    def fail(*how, **more):
+        raise error
+
+    monkeypatch.setattr(av, "open", fail)
+    with pytest.raises(UsageError, match=r"cannot read a\.avi: ."):
+        media.video("a.avi")
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
 def test_frames_are_scaled_to_a_side(name, tmp_path):
     write(tmp_path / name, shades(8))
     found = media.video(tmp_path / name, 8)

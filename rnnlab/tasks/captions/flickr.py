@@ -141,7 +141,7 @@ def _images(
 ) -> np.ndarray:
     """uint8 [N, size, size, 3] in the order of the lists, a memory-map of a file in the cache folder,
     which depends on the names, sizes and times of the images."""
-    digest = hashlib.sha256(f"1 {size} {folder.resolve()}".encode())
+    digest = hashlib.sha256(f"2 {size} {folder.resolve()}".encode())
     for name, (_, place) in listed.items():
         if name not in files:
             raise UsageError(f"{place}: {name} is not in {folder}, nor in a folder in it")

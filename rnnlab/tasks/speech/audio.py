@@ -1,5 +1,7 @@
 """Sound to numbers: wav files, and log-mel features."""
 
+import io
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +11,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 
 from rnnlab.data import optional, scaling
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 
 # Of what the ear (or a microphone) has as its least: a frame of digital silence has no logarithm.
 FLOOR = 1e-10
+# A chunk of about 2 or 4 GiB: written to a pipe, by who did not know the length (0x7ffff000, 0xffffffff).
+UNKNOWN = 0x7F000000
 
 
 class Mel(NamedTuple):
@@ -28,7 +33,8 @@ class Mel(NamedTuple):
 
 
 def read(path: Path, rate: int) -> np.ndarray:
-    """float32 [N] in [-1, 1], the samples of a sound file with one channel (wav, FLAC ...).
+    """float32 [N] in [-1, 1], the samples of a sound file with one channel (wav, FLAC ...). A wav file that
+    was written to a pipe, whose header does not know its length, is read to its end.
 
     Raises UsageError, which names the file, for one that is missing, empty, cut off or no sound, that
     has other than `rate` samples a second or more than one channel, or a sample that is not finite.
@@ -36,19 +42,23 @@ def read(path: Path, rate: int) -> np.ndarray:
     soundfile = optional.needed("soundfile", "reading sound files")
     if not path.is_file():
         raise UsageError(f"there is no sound file {path}")
-    try:
-        with soundfile.SoundFile(path) as sound:
-            said, actual, channels = sound.frames, sound.samplerate, sound.channels
-            samples = sound.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        reason = str(error).rpartition(": ")[2].strip().rstrip(".")
-        raise UsageError(f"cannot read the sound file {path}: {reason}") from None
+    with reading(f"the sound file {path}"):
+        data = _data(path)
+        try:
+            with soundfile.SoundFile(data.mended or path) as sound:
+                said, actual, channels = sound.frames, sound.samplerate, sound.channels
+                samples = sound.read(dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError) as error:
+            reason = str(error).rpartition(": ")[2].strip().rstrip(".")
+            raise UsageError(f"cannot read the sound file {path}: {reason}") from None
     if channels != 1:
         raise UsageError(f"{path} has {channels} channels, and one is read: mix it down to mono")
     if actual != rate:
         raise UsageError(f"{path} has {actual} samples a second, not {rate}: resample it")
-    if missing := _missing(path):
-        raise UsageError(f"{path} is cut off: its header tells of {missing} bytes more than it has")
+    if data.missing:
+        raise UsageError(
+            f"{path} is cut off: its header tells of {data.missing} bytes more than it has"
+        )
     if not len(samples):
         raise UsageError(f"{path} has no samples: remove it, or get it anew")
     if len(samples) != said:
@@ -58,23 +68,44 @@ def read(path: Path, rate: int) -> np.ndarray:
     return samples[:, 0]
 
 
-def _missing(path: Path) -> int:
-    """Of a RIFF file, how many bytes its "data" chunk lacks: libsndfile reads what is there and says
-    nothing. (RIFF: chunks of 4 bytes name, 4 bytes little-endian size, and so many bytes, padded to
-    an even number.)"""
+class Data(NamedTuple):
+    """What there is to say of the samples in a file beyond what libsndfile says."""
+
+    missing: int  # bytes that a RIFF file lacks: libsndfile reads what is there and says nothing
+    mended: io.BytesIO | None  # the file with its true length, where libsndfile would read none
+
+
+def _data(path: Path) -> Data:
+    """Of a RIFF file, by its "data" chunk. (RIFF: chunks of 4 bytes name, 4 bytes little-endian size, and
+    so many bytes, padded to an even number.)"""
+    size = path.stat().st_size
     with path.open("rb") as file:
-        size = path.stat().st_size
         if file.read(4) != b"RIFF":
-            return 0
+            return Data(0, None)
         at = 12
         while at + 8 <= size:
             file.seek(at)
             name, length = file.read(4), int.from_bytes(file.read(4), "little")
-            if name == b"data":
-                # 0xffffffff: written to a pipe, whose length the writer did not know.
-                return max(at + 8 + length - size, 0) if length < 0xFFFFFFFF else 0
-            at += 8 + length + length % 2
-    return 0
+            if name != b"data":
+                at += 8 + length + length % 2
+            elif length >= UNKNOWN:
+                return Data(0, None)
+            elif length or _chunks(rest := file.read()):
+                return Data(max(at + 8 + length - size, 0), None)
+            else:
+                file.seek(0)
+                head = file.read(at + 4)
+                return Data(0, io.BytesIO(head + len(rest).to_bytes(4, "little") + rest))
+    return Data(0, None)
+
+
+def _chunks(content: bytes) -> bool:
+    """Whether this is chunks of a RIFF file, or nothing, rather than samples."""
+    at = 0
+    while at + 8 <= len(content) and re.match(rb"[ -~]{4}", content[at : at + 4]):
+        length = int.from_bytes(content[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    return at in (len(content), len(content) + 1)  # the last one's padding may be left out
 
 
 def to_mel(hertz: Any) -> Any:

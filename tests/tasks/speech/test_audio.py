@@ -1,5 +1,7 @@
 """Features against their formulas and SciPy's STFT; what is wrong with a sound file is said."""
 
+import struct
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -195,3 +197,55 @@ def test_a_file_that_will_not_do_is_named(tmp_path, damage, said):
 def test_without_the_package_it_says_what_to_install():
     with pytest.raises(UsageError, match=r"needs the package not_there: pip install .*media"):
         optional.needed("not_there", "reading sound files")
+
+
+def piped(samples, *, length, riff=0, tail=b""):
+    """A wav file whose "data" chunk says `length`, in whatever order a pipe left it."""
+    data = samples.astype("<i2").tobytes()
+    head = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
+    return (
+        b"RIFF" + struct.pack("<I", riff) + head + b"data" + struct.pack("<I", length) + data + tail
+    )
+
+
+@pytest.mark.parametrize(
+    "length", [0, 0x7FFFF000, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0x7FFFFFD3, 0xFFFFF000]
+)
+@pytest.mark.parametrize("riff", [0, 0x7FFFF024, 0xFFFFFFFF])
+@pytest.mark.parametrize("start", [0, 0x4141, None])  # one that looks like the name of a chunk
+def test_a_sound_from_a_pipe_is_read_to_its_end(length, riff, start, tmp_path):
+    samples = np.zeros(500, int) if start is None else start + np.arange(500)
+    path = tmp_path / "a.wav"
+    path.write_bytes(piped(samples, length=length, riff=riff))
+    np.testing.assert_array_equal(audio.read(path, 8000), (samples / 32768).astype(np.float32))
+    path.write_bytes(piped(samples, length=length, riff=riff, tail=b"\1"))  # half a sample
+    assert len(audio.read(path, 8000)) == 500
+
+
+def test_a_sound_that_is_empty_or_cut_off_is_still_told(tmp_path):
+    path = tmp_path / "a.wav"
+    for tail in (b"", b"LIST" + struct.pack("<I", 4) + b"INFO"):
+        path.write_bytes(piped(np.zeros(0), length=0, tail=tail))
+        with pytest.raises(UsageError, match=r"a\.wav has no samples"):
+            audio.read(path, 8000)
+    path.write_bytes(piped(np.arange(500), length=2000))
+    with pytest.raises(UsageError, match=r"a\.wav is cut off: its header tells of 1000 bytes more"):
+        audio.read(path, 8000)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a"), KeyError("b"), TypeError("c"), UnicodeError("d")]
+)
+def test_whatever_a_reader_of_sounds_raises_is_told_with_the_file(error, tmp_path, monkeypatch):
+    def fail(*how, **more):
+        raise error
+
+    (tmp_path / "a.wav").write_bytes(piped(np.arange(9), length=18))
+    monkeypatch.setattr(soundfile, "SoundFile", fail)
+    with pytest.raises(UsageError, match=r"cannot read the sound file .*a\.wav: ."):
+        audio.read(tmp_path / "a.wav", 8000)
+
+
+def test_silence_is_zero_and_no_rounding_noise():
+    found = audio.normalised(audio.log_mel(np.zeros(8000, np.float32), audio.Mel()))
+    assert not found.any()
