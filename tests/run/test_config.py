@@ -1,3 +1,5 @@
+"""Configs: read from a file, overridden, compared, kept as JSON."""
+
 import json
 import math
 import os
@@ -8,67 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
-from rnnlab.run.limits import validate
-
-BASE = """\
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
-
-
-def get_config():
-    config = ConfigDict()
-    config.seed = 0
-    config.name = "one"
-    config.on = True
-    config.sizes = (1, 2.5)
-    config.optim = ConfigDict()
-    config.optim.learning_rate = 0.1
-    config.optim.clip_norm = 1.0
-    config.cell = ConfigDict()
-    config.cell.preset = placeholder(str)
-    config.cell.gate_bias = placeholder(float)
-    config.cell.layer_norm = placeholder(bool)
-    config.cell.groups = placeholder(int)
-    config.train = ConfigDict()
-    for name in ("steps", "batch_size", "window", "log_every", "keep"):
-        config.train[name] = 1
-    for name in ("eval_every", "checkpoint_every", "sample_every"):
-        config.train[name] = 0
-    config.train.skip_faults = 0
-    config.train.steps_per_dispatch = 0
-    config.parallel = ConfigDict({"devices": 0})
-    config.diagnose = ConfigDict({"every": 0, "saturation": True})
-    return config.lock()
-"""
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The working directory: config files are given by relative paths, as on a command line."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    before = set(sys.modules)
-    Path("base.py").write_text(BASE)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
-
-def load(*overrides):
-    return configuration.load("base.py", list(overrides))
-
-
-def refused(function, *arguments):
-    """The message of the UsageError, which must be one line."""
-    with pytest.raises(UsageError) as error:
-        function(*arguments)
-    message = str(error.value)
-    assert message
-    assert "\n" not in message
-    return message
+from tests.run.configs import BASE, load, refused
 
 
 def refused_file(text, name="mine.py"):
@@ -299,64 +242,6 @@ def test_what_is_no_tuple_of_plain_values(text, recwarn):
 @pytest.mark.usefixtures("folder")
 def test_lists_in_a_tuple_are_tuples():
     assert load("sizes=[1, [2, [None, True, 'x']]]").sizes == (1, (2, (None, True, "x")))
-
-
-# Values that no run can have
-
-
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("optim.clip_norm=nan", "'optim.clip_norm' is NaN"),
-        ("cell.gate_bias=nan", "'cell.gate_bias' is NaN"),
-        ("seed=-1", "'seed' must be at least 0, got -1"),
-        ("seed=4294967296", "'seed' must be below 2^32"),
-        ("train.steps=0", "'train.steps' must be at least 1, got 0"),
-        ("train.keep=-1", "'train.keep' must be at least 1"),
-        ("parallel.devices=-1", "'parallel.devices' must be at least 0, got -1"),
-        ("cell.gate_bias=inf", "'cell.gate_bias' is inf: more than a float32 holds"),
-        ("cell.gate_bias=-1e39", "'cell.gate_bias' is -1e+39: more than a float32 holds"),
-        ("optim.learning_rate=1e-320", "is 1e-320: in float32 that is 0"),
-        ("sizes=(1, (2, -1e-45))", "'sizes' is -1e-45: in float32 that is 0"),
-        ("train.steps=2147483648", "'train.steps' must be at most 2^31 - 1, got 2147483648"),
-        ("sizes=(1, -9999999999)", "'sizes' must be at most 2^31 - 1, got -9999999999"),
-        ("train.batch_size=268435457", "train.batch_size x train.window is 268435457 x 1"),
-        (
-            "train.eval_every=-1",
-            "'train.eval_every' must be at least 0 (0: only at the end), got -1",
-        ),
-    ],
-)
-def test_validate_refuses(override, told):
-    assert told in refused(validate, load(override))
-
-
-@pytest.mark.usefixtures("folder")
-def test_validate():
-    validate(load())
-    validate(load("seed=4294967295", "optim.clip_norm=inf"))
-    validate(load("cell.gate_bias=3.4e38", "optim.learning_rate=1.2e-38"))
-    config = load()
-    config.name = "a\0b"
-    assert "'name' has a NUL character" in refused(validate, config)
-    homeless = ConfigDict({**load().to_dict(), "path": "~nobody-of-that-name/x"})
-    assert "no home folder ~nobody-of-that-name" in refused(validate, homeless)
-    homeless.path = "~/x"
-    validate(homeless)
-    wide = load().unlock()
-    wide.cell.hidden = 2**20
-    validate(wide)
-    for hidden in (2**20 + 1, 10**5000):  # the second of which Python does not spell
-        wide.cell.hidden = hidden
-        told = refused(validate, wide)
-        assert told.startswith("config key 'cell.hidden' must be at most 2^20, got ")
-    # A ConfigDict takes it, since bool is a subclass of int.
-    config = load()
-    config.train.steps = True
-    assert "'train.steps' takes an int, got True" in refused(validate, config)
-    # A config that did not start from the one that has every key.
-    assert "'seed' takes an int, got None" in refused(validate, ConfigDict())
 
 
 # JSON
