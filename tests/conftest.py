@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two that spin beside each other take long
 
@@ -10,6 +11,10 @@ import jax
 import jaxlib
 import pytest
 from hypothesis import settings
+
+from rnnlab.run import process
+from rnnlab.train import parallel
+from tests.support import make_text
 
 # No deadline: the first example of a shape compiles. Derandomised: a failure repeats by itself.
 settings.register_profile("rnnlab", deadline=None, derandomize=True, database=None)
@@ -63,6 +68,21 @@ def _float32():
     if jax.default_backend() != "cpu":
         # What an accelerator may do by default, TF32, blurs every comparison.
         jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    """A text of some 6000 characters."""
+    return make_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture
+def quiet_host(monkeypatch, tmp_path):
+    """The launcher sets up its own process; this one is the test runner's."""
+    for name in ("retain_memory", "keep_compiled", "make_devices"):
+        monkeypatch.setattr(process, name, lambda *_: True)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -12,34 +12,9 @@ import pytest
 import launch
 from rnnlab.run import command, process
 from rnnlab.tasks.language_model import corpora
-from rnnlab.train import parallel
-from tests.support import ROOT
+from tests.support import DEFAULT, ROOT, TINY, refused
 
-DEFAULT = f"--config={ROOT / 'experiments' / 'default.py'}"
-TINY = [
-    "--config.model.hidden=6",
-    "--config.model.layers=1",
-    "--config.train.steps=12",
-    "--config.optim.warmup_steps=2",
-    "--config.train.batch_size=4",
-    "--config.train.window=8",
-    "--config.train.log_every=4",
-    "--config.eval.streams=2",
-    "--config.eval.window=32",
-    "--config.eval.burn_in=0",
-    "--config.eval.random_windows=4",
-    "--config.eval.random_window=16",
-    "--config.sample.length=10",
-]
-
-
-@pytest.fixture(autouse=True)
-def quiet_host(monkeypatch, tmp_path):
-    """The launcher sets up its own process; this process is the test runner's."""
-    monkeypatch.setattr(process, "retain_memory", lambda: True)
-    monkeypatch.setattr(process, "keep_compiled", lambda folder: None)
-    monkeypatch.setattr(parallel, "cores", lambda: 2)
-    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("quiet_host")
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +35,6 @@ def run(text, tmp_path_factory) -> Path:
         )
     assert code == 0
     return workdir
-
-
-def refused(capsys, arguments: list[str], code: int = 2) -> str:
-    """The one line on standard error with which `arguments` are refused."""
-    assert launch.main(arguments) == code
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("rnnlab: ")
-    return lines[0]
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,7 @@ import pytest
 
 from rnnlab.data import media
 from rnnlab.errors import UsageError
-
-
-def write(path, frames, codec="mpeg4"):
-    """A video file of frames uint8 [T, h, w, 3]."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
-        stream.bit_rate = 4_000_000
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+from tests.tasks.files import write_video
 
 
 def shades(time, height=32, width=48):
@@ -32,7 +20,7 @@ def shades(time, height=32, width=48):
 
 def test_every_frame_is_read_in_order_and_in_rgb(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (4, 16, 24, 3), np.uint8)
-    write(tmp_path / "a.mkv", frames, codec="ffv1")  # loses nothing
+    write_video(tmp_path / "a.mkv", frames, codec="ffv1")  # loses nothing
     np.testing.assert_array_equal(media.video(tmp_path / "a.mkv"), frames)
 
 
@@ -53,7 +41,7 @@ def test_tags_may_be_in_any_encoding(name, tmp_path):
 
 
 def test_a_name_that_is_no_utf8_is_read(tmp_path):
-    write(tmp_path / "a.avi", shades(2))
+    write_video(tmp_path / "a.avi", shades(2))
     path = tmp_path / b"\xff.avi".decode("utf-8", "surrogateescape")
     try:
         (tmp_path / "a.avi").rename(path)
@@ -88,7 +76,7 @@ def test_whatever_pyav_raises_is_told_with_the_file(error, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
 def test_frames_are_scaled_to_a_side(name, tmp_path):
-    write(tmp_path / name, shades(8))
+    write_video(tmp_path / name, shades(8))
     found = media.video(tmp_path / name, 8)
     assert found.shape == (8, 8, 8, 3)
     assert found.dtype == np.uint8
@@ -98,7 +86,7 @@ def test_frames_are_scaled_to_a_side(name, tmp_path):
 
 
 def test_a_video_of_too_many_frames_is_told(tmp_path, monkeypatch):
-    write(tmp_path / "a.avi", shades(8))
+    write_video(tmp_path / "a.avi", shades(8))
     monkeypatch.setattr(media.archives, "MOST", 8 * 16 * 16 * 3)
     assert media.video(tmp_path / "a.avi", 16).shape == (8, 16, 16, 3)
     monkeypatch.setattr(media.archives, "MOST", 8 * 16 * 16 * 3 - 1)
@@ -116,7 +104,7 @@ def test_what_is_no_video_is_named(tmp_path):
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    write(tmp_path / "good.avi", shades(12))
+    write_video(tmp_path / "good.avi", shades(12))
     content = (tmp_path / "good.avi").read_bytes()
     frames = content.index(b"movi") + 4
     refused("absent.avi", "cannot be read: No such file")

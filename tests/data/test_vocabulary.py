@@ -8,23 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnlab.data.vocabulary import Vocabulary
-from rnnlab.errors import UsageError
-
-
-def vocabulary_of(text):
-    return Vocabulary("char", tuple(sorted(set(text))))
-
-
-def refused(call, *fragments):
-    """The one-line message of the UsageError that `call` raises; it holds every fragment."""
-    with pytest.raises(UsageError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for fragment in fragments:
-        assert fragment in message
-    return message
-
+from tests.data.small import refused, vocabulary_of
 
 unicode_text = st.text(st.characters(exclude_categories=["Cs"]))
 

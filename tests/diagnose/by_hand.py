@@ -61,3 +61,10 @@ def stack_by_hand(net, params, batch, bump, lengths=None, scored=None):
         total = total + (((out - batch["targets"][t]) ** 2).sum(-1) * weight).sum()
         count = count + weight.sum()
     return total / count
+
+
+def net_of(size, **options):
+    options = {"cell": "lstm", "hidden": 6, "layers": 1} | options
+    made = stack.stack_cells(input_size=size, output_size=size, **options)
+    shapes, random = jax.eval_shape(made.init, jax.random.key(0)), np.random.default_rng(1)
+    return made, jax.tree.map(lambda s: jnp.asarray(random.normal(size=s.shape), s.dtype), shapes)

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from rnnlab.diagnose import context, reading
 from rnnlab.run import figure as figures
 from rnnlab.types import Model
-from tests.diagnose.test_reading import net_of
+from tests.diagnose.by_hand import net_of
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

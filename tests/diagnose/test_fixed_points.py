@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from rnnlab import cells
 from rnnlab.diagnose import fixed_points, portrait
 from rnnlab.errors import UsageError
-from tests.diagnose.test_trajectory import driven, linear, matrix, watch
+from tests.diagnose.systems import driven, linear, matrix, watch
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

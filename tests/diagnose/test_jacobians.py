@@ -12,7 +12,7 @@ from rnnlab.diagnose.jacobians import Spectra
 from rnnlab.models import stack
 from rnnlab.run import figure as figures
 from tests.diagnose import pictures
-from tests.diagnose.test_trajectory import driven, matrix, still
+from tests.diagnose.systems import driven, matrix, still
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

@@ -9,7 +9,7 @@ import pytest
 from rnnlab.diagnose import lyapunov, trajectory
 from rnnlab.run import figure as figures
 from tests.diagnose import pictures
-from tests.diagnose.test_trajectory import driven, every_cell, linear, matrix, still, watch
+from tests.diagnose.systems import driven, every_cell, linear, matrix, still, watch
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

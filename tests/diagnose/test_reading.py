@@ -15,7 +15,7 @@ import pytest
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.diagnose import context, labels, page, ranking, reading
 from rnnlab.errors import UsageError
-from rnnlab.models import stack
+from tests.diagnose.by_hand import net_of
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -41,13 +41,6 @@ def prose(length, seed=0):
             depth -= 1
         pieces.append("\n" if random.random() < 0.1 else " ")
     return "".join(pieces[:length])
-
-
-def net_of(size, **options):
-    options = {"cell": "lstm", "hidden": 6, "layers": 1} | options
-    made = stack.stack_cells(input_size=size, output_size=size, **options)
-    shapes, random = jax.eval_shape(made.init, jax.random.key(0)), np.random.default_rng(1)
-    return made, jax.tree.map(lambda s: jnp.asarray(random.normal(size=s.shape), s.dtype), shapes)
 
 
 def constructed(vocabulary):

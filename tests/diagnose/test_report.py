@@ -12,11 +12,7 @@ from rnnlab.diagnose import report, subject
 from rnnlab.diagnose.subject import Findings, Section
 from rnnlab.errors import UsageError
 from rnnlab.train.session import fit
-from tests.support import ROOT
-from tests.sweep import test_population
-from tests.sweep.test_population import SMALL
-
-text = test_population.text  # a fixture
+from tests.support import ROOT, SMALL, small_config
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +20,7 @@ def run(text, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     changes = {"diagnose.every": 20, "data.valid_fraction": 0.2}
     changes |= {"model.layers": 1, "model.cell": "gru"}
-    fit(test_population.made(text, changes), folder, [])
+    fit(small_config(text, changes), folder, [])
     return folder
 
 

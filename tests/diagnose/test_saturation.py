@@ -10,7 +10,7 @@ from rnnlab.diagnose import saturation
 from rnnlab.diagnose.saturation import Saturation
 from rnnlab.recurrence import activations
 from rnnlab.recurrence.activations import Activation
-from tests.recurrence.test_activations import B, H, T, lstm_by_hand, window
+from tests.recurrence.by_hand import B, H, T, lstm_by_hand, window
 
 
 def test_shares_and_histograms_are_those_of_the_equations():

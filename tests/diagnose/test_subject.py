@@ -7,16 +7,14 @@ import pytest
 
 from rnnlab.diagnose.objective import mean_loss
 from rnnlab.train.from_config import build
-from tests.sweep import test_population
-
-text = test_population.text  # a fixture
+from tests.support import small_config
 
 
 @pytest.mark.slow
 def test_rows_that_begin_afresh_begin_at_zero(text):
     """What is diagnosed of independent windows is what trains: its loss is the task's own."""
     changes = {"data.batching": "windows", "model.dropout": 0.0, "model.output_dropout": 0.0}
-    task, _ = build(test_population.made(text, changes))
+    task, _ = build(small_config(text, changes))
     params = task.init(jax.random.key(0))
     carry, batch = jax.tree.map(jnp.ones_like, task.carry()), task.batch(0)
     total, count = task.loss(params, carry, batch, None)[1]["loss"]

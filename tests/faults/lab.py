@@ -23,7 +23,7 @@ from rnnlab.run import checkpoint, config
 from rnnlab.run.files import read_json, read_rows
 from rnnlab.train.from_config import build
 from rnnlab.train.state import configured_state
-from tests.support import ROOT
+from tests.support import ROOT, make_text
 
 TIMES = ("seconds", "chars_per_second")  # what no two runs share
 # Carried state, dropout, an average, and rows at steps that no checkpoint falls on.
@@ -95,15 +95,6 @@ class Done(NamedTuple):
             return f"exit code {self.code}, not {code}: {last}"
         missing = [word for word in told if word not in self.err]
         return f"{missing} is not in: {last}" if missing else ""
-
-
-def make_text(path: Path, characters: int = 6000) -> Path:
-    """A text with some structure."""
-    draw = random.Random(0)
-    words = ["to", "be", "or", "not", "that", "is", "the", "question", "é"]
-    text = " ".join(draw.choice(words) for _ in range(characters // 3))[:characters]
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 class Lab:

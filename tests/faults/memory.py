@@ -20,8 +20,8 @@ from rnnlab.errors import UsageError
 from rnnlab.run import config
 from rnnlab.train import memory
 from rnnlab.train.from_config import build
-from tests.faults.lab import Lab, Tally, make_text
-from tests.support import ROOT
+from tests.faults.lab import Lab, Tally
+from tests.support import ROOT, make_text
 
 SHORT = 0.05
 SIZES = (

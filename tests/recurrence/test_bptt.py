@@ -13,38 +13,17 @@ from rnnlab.errors import UsageError
 from rnnlab.recurrence import bptt
 from rnnlab.recurrence.unrolling import unroll
 from rnnlab.types import Cell
-from tests.cells.test_cells import CASES, Case, label
+from tests.cells.cases import CASES, Case, label
+from tests.recurrence.problems import B, D, H, T, flags_of, random
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
-T, B, D, H = 6, 3, 4, 5
 SEPARATE = [c for c in CASES if bptt.separate(cells.get(c.cell, hidden=H, **c.options))]
-
-
-def random(tree: Any, seed: int) -> Any:
-    rng = np.random.default_rng(seed)
-
-    def draw(leaf):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return jnp.asarray(rng.integers(0, 3, leaf.shape), leaf.dtype)
-        return jnp.asarray(0.6 * rng.normal(size=leaf.shape), leaf.dtype)
-
-    return jax.tree.map(draw, tree)
 
 
 def inner(tree: Any, weights: Any) -> Any:
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(weights), strict=True)
     return sum((a * w).sum() for a, w in pairs if jnp.issubdtype(a.dtype, jnp.inexact))
-
-
-def flags_of(which: str) -> dict[str, Any]:
-    rng = np.random.default_rng(7)
-    found = {
-        "lengths": np.array([6, 2, 0]),
-        "mask": rng.random((T, B)) < 0.7,
-        "reset": rng.random((T, B)) < 0.3,
-    }
-    return found if which == "all" else {k: v for k, v in found.items() if k == which}
 
 
 def gradients(cell: Cell, *, dtype: Any = np.float64, tokens: bool = False, flags="none", **how):

@@ -13,8 +13,8 @@ from rnnlab.errors import UsageError
 from rnnlab.recurrence import taps
 from rnnlab.recurrence.unrolling import unroll
 from rnnlab.types import Cell
-from tests.cells.test_cells import CASES, Case, label
-from tests.recurrence.test_bptt import B, D, H, T, flags_of, random
+from tests.cells.cases import CASES, Case, label
+from tests.recurrence.problems import B, D, H, T, flags_of, random
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes", "float64")
 

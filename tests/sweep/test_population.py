@@ -1,39 +1,20 @@
 """A member of a population is the run alone: the same numbers, whatever becomes of the others."""
 
 import functools
-import random
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from rnnlab.run import config, machine
+from rnnlab.run import machine
 from rnnlab.run.display import Display
 from rnnlab.sweep import population
 from rnnlab.train.from_config import build
 from rnnlab.train.state import configured_state
 from rnnlab.train.step import make_train_step
-from tests.support import ROOT
+from tests.support import small_config
+from tests.train.splits import two_devices
 
-SMALL = [
-    "model.hidden=8",
-    "model.layers=2",
-    "model.dropout=0.1",
-    "model.output_dropout=0.1",
-    "optim.warmup_steps=5",
-    "data.forget=0.2",
-    "train.batch_size=4",
-    "train.window=8",
-    "train.steps=60",
-    "train.log_every=10",
-    "eval.streams=2",
-    "eval.window=32",
-    "eval.burn_in=0",
-    "eval.random_windows=4",
-    "eval.random_window=16",
-    "sample.length=10",
-]
 # What members may differ in, one or more each; all of it is one program.
 MEMBERS = (
     {"optim.clip_norm": 0.05, "seed": 3},
@@ -44,24 +25,6 @@ MEMBERS = (
     {"model.options.kernel_h_init": "identity:0.9", "model.options.gate_bias": 0.0},
     {"model.readout_init": "uniform:0.2", "optim.clip_norm": 0.2},
 )
-two_devices = pytest.mark.skipif(jax.local_device_count() < 2, reason="needs two devices")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    draw = random.Random(0)
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(" ".join(draw.choice(["to", "be", "or", "not"]) for _ in range(1500)))
-    return path
-
-
-def made(text, changes=(), *more):
-    settings = config.load(
-        str(ROOT / "experiments" / "default.py"), [*SMALL, f"data.path={text}", *more]
-    )
-    for key, value in dict(changes).items():
-        config.assign(settings, key, config.spell(value))
-    return settings
 
 
 def as_dtype(state, dtype):
@@ -142,7 +105,7 @@ def worst(a, b) -> float:
 @pytest.mark.parametrize("mapped", ["loop", "vmap"])
 @pytest.mark.parametrize("members", [MEMBERS[2:5], MEMBERS], ids=["three", "all"])
 def test_each_member_is_the_run_alone_in_float64(text, mapped, members):
-    configs = [made(text, changes) for changes in members]
+    configs = [small_config(text, changes) for changes in members]
     # An odd number on two devices: a slot is empty.
     crew = begun(configs, dtype=np.float64, devices=2, mapped=mapped)
     assert crew.slots == len(members) + 1
@@ -157,7 +120,7 @@ def test_each_member_is_the_run_alone_in_float64(text, mapped, members):
 @pytest.mark.parametrize("mapped", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", ["rnn", pytest.param("gru", marks=pytest.mark.slow)])
 def test_each_member_is_the_run_alone_in_float32(text, mapped, cell):
-    configs = [made(text, changes, f"model.cell={cell}") for changes in MEMBERS[:4]]
+    configs = [small_config(text, changes, f"model.cell={cell}") for changes in MEMBERS[:4]]
     reports = stepped(begun(configs, mapped=mapped), 50)
     for settings, report in zip(configs, reports, strict=True):
         _, own = alone(settings, 50)
@@ -169,7 +132,7 @@ def test_each_member_is_the_run_alone_in_float32(text, mapped, cell):
 @pytest.mark.slow
 @pytest.mark.parametrize("mapped", ["loop", "vmap"])
 def test_a_member_that_diverges_is_frozen_and_touches_no_other(text, mapped):
-    configs = [made(text, {"seed": seed}) for seed in range(3)]
+    configs = [small_config(text, {"seed": seed}) for seed in range(3)]
     well, ill = begun(configs, mapped=mapped), begun(configs, mapped=mapped, poison=(1,))
     before = jax.tree.leaves(ill.state(1).params)
     fine, reports = stepped(well, 12), stepped(ill, 12)
@@ -185,7 +148,7 @@ def test_a_member_that_diverges_is_frozen_and_touches_no_other(text, mapped):
 @pytest.mark.slow
 @two_devices
 def test_devices_and_neighbours_change_no_bit_of_a_member(text):
-    configs = [made(text, {"seed": s, "optim.clip_norm": 0.1 * (s + 1)}) for s in range(4)]
+    configs = [small_config(text, {"seed": s, "optim.clip_norm": 0.1 * (s + 1)}) for s in range(4)]
     one, two = begun(configs), begun(configs, devices=2)
     assert stepped(one, 6) == stepped(two, 6)
     for i in range(4):
@@ -194,7 +157,7 @@ def test_devices_and_neighbours_change_no_bit_of_a_member(text):
 
 def test_what_is_one_program(text):
     def signature(changes):
-        settings = made(text, changes)
+        settings = small_config(text, changes)
         return population.signature(settings, build(settings)[0])
 
     base = signature({})
@@ -213,10 +176,10 @@ def test_what_is_one_program(text):
 
 
 def test_only_what_differs_is_an_argument(text):
-    configs = [made(text, {"optim.clip_norm": 0.5, "seed": seed}) for seed in range(2)]
+    configs = [small_config(text, {"optim.clip_norm": 0.5, "seed": seed}) for seed in range(2)]
     task = build(configs[0])[0]
     assert population.varied(configs, task) == {}
-    configs.append(made(text, {"model.dropout": 0.2, "optim.clip_norm": 0.5}))
+    configs.append(small_config(text, {"model.dropout": 0.2, "optim.clip_norm": 0.5}))
     found = population.varied(configs, task)
     assert {key: list(row) for key, row in found.items()} == {"model.dropout": [0.1, 0.1, 0.2]}
 

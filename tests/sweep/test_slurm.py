@@ -25,11 +25,9 @@ from rnnlab.sweep.members import Sweep, declare_members, prepare_sweep
 from rnnlab.train.saved import saved_config
 from rnnlab.train.session import fit
 from tests.support import ROOT
-from tests.sweep import test_sweep
-from tests.sweep.test_sweep import experiment, final, rows
+from tests.sweep.experiments import experiment, final, rows
 
 LAUNCH = launch.PROGRAM.command
-text, quiet_host = test_sweep.text, test_sweep.quiet_host  # fixtures
 
 SEEDS = "for seed in range(3): add(seed=seed)"
 LONG = {"train.steps": 3000, "train.eval_every": 500, "train.checkpoint_every": 100}

@@ -9,7 +9,7 @@ import pytest
 
 from rnnlab.errors import UsageError
 from rnnlab.tasks import mnist
-from tests.tasks.kinds.test_sequences import made
+from tests.tasks.kinds.small import made
 
 
 def write_images(folder: Path, count=40, test=10, pack=False, size=4):

@@ -9,7 +9,7 @@ import pytest
 from rnnlab import tasks
 from rnnlab.errors import UsageError
 from rnnlab.tasks import one_to_one
-from tests.tasks.test_tasks import settings
+from tests.tasks.small import task_config
 
 WORDS = ("setosa", "Iris versicolor", "één", "हिन्दी")
 
@@ -23,7 +23,9 @@ def rows(answer, count=60):
 
 def of(path, *more):
     one_to_one.read.cache_clear()
-    return tasks.make_task(settings("one_to_one", f"data.path={path}", "eval.sequences=16", *more))
+    return tasks.make_task(
+        task_config("one_to_one", f"data.path={path}", "eval.sequences=16", *more)
+    )
 
 
 @pytest.mark.parametrize("heading", ["", "length,width,more,kind\n", "\n\n"])

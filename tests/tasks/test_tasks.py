@@ -19,51 +19,9 @@ from rnnlab.train.state import initial_state
 from rnnlab.train.step import make_train_step
 from rnnlab.types import MAPPINGS
 from tests.support import ROOT
+from tests.tasks.small import QUICK, task_config
 
-COMMON = [
-    "model.hidden=16",
-    "train.batch_size=8",
-    "train.log_every=1",
-    "train.eval_every=0",
-    "train.sample_every=0",
-    "train.checkpoint_every=0",
-    "optim.schedule=constant",
-    "optim.warmup_steps=0",
-    "optim.learning_rate=0.01",
-    "optim.ema=0",
-    "eval.chunk=8",
-]
-# What makes each small enough to be tested in seconds.
-QUICK = {
-    "actions": [
-        "train.window=6", "data.shortest=4", "data.side=8", "encoder.channels=(4,)",
-        "encoder.features=16", "eval.sequences=16",
-    ],
-    "captions": [
-        "data.size=24", "encoder.channels=(8,8,16)", "decoder.size=16", "decoder.embedding=8",
-        "eval.examples=8", "eval.decoded=8", "eval.tested=8", "eval.beam=2",
-    ],
-    "one_to_one": ["eval.sequences=16"],
-    "tracking": [
-        "encoder.channels=(4,)", "encoder.features=8", "data.size=16", "train.window=8",
-        "eval.sequences=8",
-    ],
-    "translation": [
-        "encoder.hidden=16", "encoder.size=16", "encoder.embedding=8", "decoder.size=16",
-        "decoder.embedding=8", "eval.examples=8", "eval.decoded=8", "eval.beam=2",
-    ],
-    "speech": [
-        "model.layers=1", "data.stack=4", "train.window=40", "eval.examples=8", "eval.decoded=8",
-        "eval.beam=2", "sample.utterances=1",
-    ],
-}  # fmt: skip
 ELSEWHERE = {"language_model", "mnist"}  # and those of memory: tests of their own
-
-
-def settings(task, *more):
-    return configuration.load(
-        str(ROOT / "experiments" / f"{task}.py"), [*COMMON, *QUICK[task], *more]
-    )
 
 
 def test_every_task_is_tested_here_or_has_tests_of_its_own():
@@ -90,7 +48,7 @@ def test_every_mapping_has_a_task(capsys):
 
 @pytest.fixture(scope="module", params=QUICK)
 def built(request):
-    config = settings(request.param)
+    config = task_config(request.param)
     return (request.param, config, *build(config))
 
 
@@ -162,9 +120,9 @@ def test_a_few_steps_bring_the_loss_down(built, tmp_path):
 @pytest.mark.parametrize("name", QUICK)
 def test_a_stopped_run_goes_on_bit_for_bit(name, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    fit(settings(name, "train.steps=6"), straight, [])
+    fit(task_config(name, "train.steps=6"), straight, [])
     for steps in (3, 6):
-        fit(settings(name, f"train.steps={steps}"), stopped, [])
+        fit(task_config(name, f"train.steps={steps}"), stopped, [])
 
     def rows(folder):
         found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

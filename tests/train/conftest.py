@@ -5,13 +5,7 @@ from pathlib import Path
 import pytest
 
 from rnnlab.train.session import fit
-from tests.faults.lab import make_text
 from tests.train.runs import made
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    return make_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -16,7 +15,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from rnnlab.errors import UsageError
 from rnnlab.run import checkpoint, config
@@ -27,6 +25,7 @@ from rnnlab.train.from_config import build
 from rnnlab.train.state import configured_state
 from rnnlab.train.step import make_train_step
 from tests.support import ROOT
+from tests.train.splits import split_of, two_devices
 
 STEPS = 5
 CHANGES = [
@@ -45,28 +44,6 @@ CHANGES = [
     "eval.random_window=16",
     "sample.length=10",
 ]
-
-
-two_devices = pytest.mark.skipif(jax.local_device_count() < 2, reason="needs two devices")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    draw = random.Random(0)
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(" ".join(draw.choice(["to", "be", "or", "not"]) for _ in range(1500)))
-    return path
-
-
-def split_of(kind: str) -> parallel.Split:
-    if kind == "single":
-        return parallel.SINGLE
-    devices = tuple(jax.local_devices()[:2])
-    if kind == "apart":
-        return parallel.Split(devices)
-    # Over devices of a CPU a mesh may hang; a few steps with a block after each did not.
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return parallel.Split(devices, mesh)
 
 
 def as_dtype(tree, dtype):

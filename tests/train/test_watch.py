@@ -19,11 +19,9 @@ from rnnlab.train.omega import penalty
 from rnnlab.train.session import fit
 from rnnlab.train.state import configured_state, initial_state
 from rnnlab.train.step import make_train_step
-from tests.sweep.test_population import made
-from tests.train import test_parallel
-from tests.train.test_parallel import split_of, two_devices
+from tests.support import small_config
+from tests.train.splits import split_of, two_devices
 
-text = test_parallel.text  # a fixture
 NO_DROPOUT = ("model.dropout=0.0", "model.output_dropout=0.0", "data.forget=0.0")
 
 
@@ -33,7 +31,7 @@ def looks(folder):
 
 def taken(text, kind, watch, steps=3):
     """(the report's "seen" after some steps, the task, the state before the last, its batch)."""
-    settings = made(text, {}, *NO_DROPOUT)
+    settings = small_config(text, {}, *NO_DROPOUT)
     task, optimiser = build(settings)
     split = split_of(kind)
     state = parallel.place_state(split, configured_state(settings, task, optimiser))
@@ -105,7 +103,7 @@ def test_looking_changes_the_training_by_rounding_alone(text, tmp_path):
     folders = []
     for every in (0, 7):
         folder = tmp_path / str(every)
-        fit(made(text, {"diagnose.every": every}), folder, [])
+        fit(small_config(text, {"diagnose.every": every}), folder, [])
         folders.append(folder)
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -125,7 +123,7 @@ def test_looking_changes_the_training_by_rounding_alone(text, tmp_path):
 @pytest.mark.slow
 def test_a_resumed_run_has_the_same_rows(text, tmp_path, monkeypatch):
     changes = {"diagnose.every": 4, "train.steps_per_dispatch": 3, "train.checkpoint_every": 10}
-    settings = made(text, changes)
+    settings = small_config(text, changes)
     fit(settings, tmp_path / "straight", [])
     make = make_train_step
 
@@ -153,7 +151,7 @@ def test_the_members_of_a_population_see_what_they_see_alone(text, tmp_path):
     changes = ({"seed": 0}, {"seed": 1, "optim.clip_norm": 0.05})
     folders = [tmp_path / f"member{i}" for i in range(2)]
     same = {"diagnose.every": 20, "optim.schedule": "constant"}
-    configs = [made(text, {**same, **change}) for change in changes]
+    configs = [small_config(text, {**same, **change}) for change in changes]
     tasks = [build(one)[0] for one in configs]
     for mapped in ("loop", "vmap"):
         crew = population.Population(
@@ -192,7 +190,7 @@ def test_the_members_of_a_population_see_what_they_see_alone(text, tmp_path):
 
 
 def test_what_has_no_layers_cannot_be_looked_into(text):
-    task, optimiser = build(made(text))
+    task, optimiser = build(small_config(text))
     bare = task._replace(probe=None)
     options = {"average_decay": 0.0, "reduction": "mean", "log_every": 1}
     with pytest.raises(UsageError, match=r"set diagnose\.every to 0"):
@@ -208,7 +206,7 @@ def test_what_has_no_layers_cannot_be_looked_into(text):
 @pytest.mark.slow
 def test_omega_is_part_of_what_is_differentiated(text):
     """One step of plain descent moves the weights by the gradient of loss + weight * Omega."""
-    settings = made(text, {"optim.clip_norm": float("inf")}, *NO_DROPOUT)
+    settings = small_config(text, {"optim.clip_norm": float("inf")}, *NO_DROPOUT)
     task, _ = build(settings)
     plain = optim.make_optimiser(
         name="sgd",

@@ -13,8 +13,8 @@ from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
 from rnnlab.tasks.actions import clips as clip_files
 from rnnlab.tasks.actions import figure, one_frame
-from tests.data.test_videos import write
 from tests.support import ROOT
+from tests.tasks.files import write_video
 
 SMALL = [
     "train.window=6",
@@ -149,7 +149,7 @@ def videos(tmp_path_factory):
             frames = np.zeros((5 + 2 * number, 16, 32, 3), np.uint8)
             for t, frame in enumerate(frames):
                 frame[:, (8 + 3 * number + 2 * way * t) % 28 :][:, :4] = 255
-            write(folder / "clips" / name / f"v_{name}_g{number:02}_c01.avi", frames)
+            write_video(folder / "clips" / name / f"v_{name}_g{number:02}_c01.avi", frames)
     clips = sorted(f"{p.parent.name}/{p.name}" for p in (folder / "clips").rglob("*.avi"))
     train = [f"{name} {1 + (name[0] == 'R')}" for name in clips if "g05" not in name]
     (folder / "trainlist.txt").write_text("\n".join(train) + "\n")

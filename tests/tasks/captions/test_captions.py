@@ -24,7 +24,7 @@ from rnnlab.train.from_config import build
 from rnnlab.train.state import initial_state
 from rnnlab.train.step import make_train_step
 from tests.support import ROOT
-from tests.tasks.captions.test_flickr import publish
+from tests.tasks.files import publish
 
 QUICK = [
     "data.size=24",

@@ -5,30 +5,14 @@ from PIL import Image
 from rnnlab.data import media
 from rnnlab.errors import UsageError
 from rnnlab.tasks.captions import flickr
+from tests.tasks.files import PHOTOGRAPHS, SPLITS, publish
 
 SIZE = 8
-SPLITS = {"train": ("a.jpg", "b.jpg", "c.jpg"), "valid": ("d.jpg",), "test": ("e.jpg", "f.jpg")}
-ALL = [name for names in SPLITS.values() for name in names]
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
-
-
-def publish(root):
-    """Write a folder as the two published archives unpack side by side."""
-    (root / "Flicker8k_Dataset").mkdir(parents=True)
-    lines = []
-    for number, name in enumerate(ALL):
-        shade = np.full((20, 30, 3), 40 * number, np.uint8)
-        Image.fromarray(shade).save(root / "Flicker8k_Dataset" / name)
-        lines += [f"{name}#{which}\tA dog , number {number} , runs {which} ." for which in (1, 0)]
-    # The published file has captions of an image that is not there and that no list has.
-    lines.append("gone.jpg.1#0\tA man .")
-    (root / flickr.TOKENS).write_text("\n".join(lines) + "\n")
-    for split, names in SPLITS.items():
-        (root / flickr.LISTS[split]).write_text("\r\n".join(names) + "\r\n")
 
 
 @pytest.fixture
@@ -49,7 +33,7 @@ def test_images_and_captions_stay_together_in_the_split_that_lists_them(folder):
         for name, picture, captions in zip(
             split.names, split.pictures, split.captions, strict=True
         ):
-            number = ALL.index(name)
+            number = PHOTOGRAPHS.index(name)
             assert np.abs(picture.astype(int) - 40 * number).max() <= 2
             # in the order of their numbers
             assert captions == (f"a dog number {number} runs 0", f"a dog number {number} runs 1")
@@ -71,7 +55,7 @@ def test_images_are_read_once(folder, monkeypatch):
     np.testing.assert_array_equal(first, second)
     Image.fromarray(np.full((9, 9), 7, np.uint8)).save(folder / "Flicker8k_Dataset" / "f.jpg")
     third = flickr.load(str(folder), SIZE)["test"].pictures  # an image that has changed
-    assert len(calls) == len(ALL)
+    assert len(calls) == len(PHOTOGRAPHS)
     assert (third[0] == first[0]).all()
     assert np.abs(third[1].astype(int) - 7).max() <= 2
 
@@ -80,7 +64,7 @@ def test_features_take_the_place_of_images(folder, tmp_path):
     for file in (folder / "Flicker8k_Dataset").iterdir():
         file.unlink()
     rows = np.arange(14.0).reshape(7, 2)
-    names = ["more.jpg", *reversed(ALL)]
+    names = ["more.jpg", *reversed(PHOTOGRAPHS)]
     np.save(tmp_path / "vectors.npy", rows)
     _write(tmp_path, "vectors.txt", "\n".join(names) + "\n")
     found = flickr.load(str(folder), SIZE, str(tmp_path / "vectors.npy"))

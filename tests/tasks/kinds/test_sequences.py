@@ -12,14 +12,14 @@ import launch
 from rnnlab import tasks
 from rnnlab.data import draws
 from rnnlab.errors import UsageError
-from rnnlab.run import config as configuration
 from rnnlab.tasks.metrics import tokens
 from rnnlab.train import single
 from rnnlab.train.from_config import build
 from rnnlab.train.state import initial_state
 from rnnlab.train.step import make_train_step
 from tests.support import ROOT
-from tests.tasks.test_tasks import QUICK as QUICK_TASKS
+from tests.tasks.kinds.small import QUICK, made, settings
+from tests.tasks.small import QUICK as QUICK_TASKS
 
 TASKS = tuple(
     name
@@ -27,31 +27,6 @@ TASKS = tuple(
     if {"sequences", "patterns"} & {*vars(tasks.module(name))}
     and name not in {"mnist", *QUICK_TASKS}
 )
-QUICK = [
-    "model.hidden=16",
-    "train.batch_size=8",
-    "train.window=24",
-    "train.steps=60",
-    "train.log_every=20",
-    "train.eval_every=30",
-    "train.sample_every=0",
-    "train.checkpoint_every=0",
-    "eval.sequences=30",
-    "eval.chunk=20",
-]
-
-
-def settings(task, *more):
-    changes = [
-        *QUICK,
-        f"task={task}",
-        *(["data.symbols=5"] if task == "random_permutation" else []),
-    ]
-    return configuration.load(str(ROOT / "experiments" / "memory.py"), [*changes, *more])
-
-
-def made(task, *more):
-    return tasks.make_task(settings(task, *more))
 
 
 def rows_of(batch):

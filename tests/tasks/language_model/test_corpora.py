@@ -16,21 +16,15 @@ from rnnlab.data import vocabulary
 from rnnlab.errors import StorageError
 from rnnlab.tasks.language_model import corpora
 from rnnlab.tasks.language_model.corpora import load
-from tests.data.test_vocabulary import refused, vocabulary_of
+from tests.data.small import refused, vocabulary_of
+from tests.tasks.language_model.small import TEXT
 
-TEXT = "To be, or not to be: that is the question.\n" * 50
+pytestmark = pytest.mark.usefixtures("cache")
+
 # Of files: controls are no text, and what begins with U+FEFF begins with a byte order mark.
 file_text = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff") | st.just("\n")
 )
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache folder that does not exist yet, and no proxy between the test and its server."""
-    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    return tmp_path / "cache"
 
 
 def read(path, *, level="char", glob="*.txt", corpus="mine"):

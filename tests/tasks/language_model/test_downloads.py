@@ -18,9 +18,10 @@ from rnnlab.data.cache import Remote
 from rnnlab.errors import UsageError
 from rnnlab.tasks.language_model import corpora
 from rnnlab.tasks.language_model.corpora import load
-from tests.tasks.language_model.test_corpora import TEXT, cache, refused
+from tests.data.small import refused
+from tests.tasks.language_model.small import TEXT
 
-__all__ = ["cache"]  # a fixture
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import launch
 from rnnlab.errors import UsageError
 from rnnlab.run import process
 from rnnlab.tasks.language_model import latex, latex_report
-from tests.test_launch import DEFAULT, TINY, quiet_host, refused
+from tests.support import DEFAULT, TINY, refused
 
-__all__ = ["quiet_host"]  # a fixture
+pytestmark = pytest.mark.usefixtures("quiet_host")
 
 real = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 

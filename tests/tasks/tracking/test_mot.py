@@ -5,6 +5,7 @@ import pytest
 
 from rnnlab.errors import UsageError
 from rnnlab.tasks.tracking import mot
+from tests.tasks.files import boxes
 
 GOOD = "1,7,10,20,30,40,1,-1,-1,-1\n1,9,50,20,10,10,1,-1,-1,-1\n2,7,12,20,30,40,1,-1,-1,-1\n"
 INI = "[Sequence]\nname=a\nimWidth=100\nimHeight=80\n"
@@ -84,13 +85,6 @@ def test_a_folder_without_sequences_is_named(tmp_path):
     (tmp_path / "a/seqinfo.ini").write_text("[Sequence]\nimWidth=wide\nimHeight=80\n")
     with pytest.raises(UsageError, match="imWidth"):
         mot.sequences(tmp_path)
-
-
-def boxes(rows):
-    """Boxes of (frame, id, cx); each is 10 x 10."""
-    array = np.array(sorted(rows), float).reshape(-1, 3)
-    there = np.stack([array[:, 2], 0 * array[:, 2], *2 * [0 * array[:, 2] + 10]], -1)
-    return mot.Boxes("x", array[:, 0].astype(int), array[:, 1].astype(int), there)
 
 
 def test_tracks_end_where_an_object_is_away():

@@ -8,7 +8,7 @@ import pytest
 import launch
 from rnnlab.errors import UsageError
 from rnnlab.tasks.tracking import scores
-from tests.tasks.tracking.test_mot import boxes
+from tests.tasks.files import boxes
 
 
 def judged(truth, found):

@@ -12,7 +12,7 @@ from rnnlab.train.from_config import build
 from rnnlab.train.saved import open_run
 from rnnlab.train.session import fit
 from tests.support import ROOT
-from tests.tasks.test_tasks import COMMON, QUICK
+from tests.tasks.small import COMMON, QUICK
 
 
 def settings(*more):

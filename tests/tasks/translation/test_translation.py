@@ -18,7 +18,7 @@ from rnnlab.tasks.translation.data import SIDES
 from rnnlab.tasks.translation.network import Translator
 from rnnlab.train.single import Single
 from tests.support import ROOT
-from tests.tasks.test_tasks import COMMON, QUICK, settings
+from tests.tasks.small import COMMON, QUICK, task_config
 
 PAIRS = [("a man runs .", "ein Mann läuft ."), ("two dogs", "zwei Hunde"), ("a dog", "ein Hund")]
 
@@ -41,7 +41,7 @@ def write_files(folder, count=24, pack=False, **faults):
 def of_files(folder, *more):
     texts.load.cache_clear()
     files = [f"data.path={folder}", "data.level=word", "data.vocabulary=50", "train.window=9"]
-    return settings("translation", *files, "eval.length=9", *more)
+    return task_config("translation", *files, "eval.length=9", *more)
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -98,13 +98,13 @@ def test_a_damaged_archive_is_named(tmp_path):
 )
 def test_what_does_not_fit_is_one_line(change, told):
     with pytest.raises(UsageError, match=told) as error:
-        tasks.make_task(settings("translation", change))
+        tasks.make_task(task_config("translation", change))
     assert "\n" not in str(error.value)
 
 
 @pytest.fixture(scope="module")
 def translator():
-    one = Translator(settings("translation"), (9, 8), {})
+    one = Translator(task_config("translation"), (9, 8), {})
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(one.init, jax.random.key(0))
     return one, jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.6, s.shape), s.dtype), shapes)
@@ -185,7 +185,7 @@ def test_buckets_make_shapes_and_no_other_loss(tmp_path):
 
 def test_smoothing_is_in_training_alone():
     made = [
-        Translator(settings("translation", f"decoder.smoothing={s}"), (9, 8), {})
+        Translator(task_config("translation", f"decoder.smoothing={s}"), (9, 8), {})
         for s in (0.0, 0.2)
     ]
     params = made[0].init(jax.random.key(0))
