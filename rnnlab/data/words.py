@@ -1,24 +1,31 @@
 """Texts as whole sentences of symbols: characters, words, or pieces of words (byte-pair encoding).
 
-Every vocabulary begins with the same four symbols: PAD, BEGIN, END and UNKNOWN.
+Every vocabulary begins with the same four symbols: PAD, BEGIN, END and UNKNOWN. Words and characters are
+those of the text in NFC (`wordsplit`); pieces join to the very text, whatever it is (`bpe`).
 """
 
 import base64
 import collections
 import hashlib
-import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnlab.data import bpe, wordsplit
 from rnnlab.errors import UsageError
 
 PAD, BEGIN, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>")
 LEVELS = ("char", "word", "bpe")
-_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+# How vocabularies are made and read now; those of older versions, which do not say, had words that end
+# where a mark stands and did not normalise.
+RULE = 2
+_OLD_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+# Signs without a blank before and behind them, of the old rule and of this one.
+_OLD_SIGNS = re.compile(r" (?=[.,;:!?)\]])|(?<=[(\[]) ")
+_SIGNS = re.compile(r" (?=[.,;:!?)\]।॥،؛؟۔。，、；：？！）］」』》])|(?<=[(\[（［「『《¿¡]) ")
 
 
 class Units(NamedTuple):
@@ -29,6 +36,7 @@ class Units(NamedTuple):
     encode: Callable[[str], list[int]]  # without BEGIN and END
     decode: Callable[[Iterable[int]], str]  # up to END; what has no text is left out
     stored: dict[str, Any]  # for `from_json`
+    normal: Callable[[str], str] = wordsplit.normal  # what is done with texts before they are read
 
     @property
     def size(self) -> int:
@@ -44,8 +52,7 @@ class Units(NamedTuple):
 def learn(sentences: Sequence[str], *, level: str, most: int, rare: int = 1) -> Units:
     """The vocabulary of these sentences.
 
-    level: "char"; "word" (runs of letters and digits, with inner hyphens and apostrophes, and single
-        other characters); or "bpe" (Sennrich et al. 2016), whose pieces join to the very text.
+    level: "char"; "word" (`wordsplit.parts`); or "bpe", whose pieces join to the very text.
     most: V at most, the special symbols included; of characters and words the most frequent stay.
         rare: those that occur fewer times than this do not.
 
@@ -58,46 +65,56 @@ def learn(sentences: Sequence[str], *, level: str, most: int, rare: int = 1) -> 
     if not any(sentence.strip() for sentence in sentences):
         raise UsageError("there is no text to learn a vocabulary from")
     if level == "bpe":
-        return _pieces(_learned_pieces(sentences, most))
-    counts = collections.Counter(part for text in sentences for part in _parts(text, level))
+        return _pieces(*bpe.learn(sentences, most, _IDS))
+    counts = collections.Counter(part for text in sentences for part in _parts(text, level, RULE))
     # Of equally frequent ones the first in the alphabet stay, whatever the order of the sentences.
     ranked = sorted(
         (part for part in counts if counts[part] >= rare), key=lambda p: (-counts[p], p)
     )
-    return _listed(level, ranked[: most - len(SPECIAL)])
+    return _listed(level, ranked[: most - len(SPECIAL)], RULE)
 
 
 def from_json(stored: Any) -> Units:
     """The vocabulary that `Units.stored` describes. Raises UsageError if that is damaged."""
     try:
         if stored["level"] == "bpe":
-            return _pieces(base64.b64decode(stored["model"], validate=True))
-        symbols = stored["symbols"]
-        if stored["level"] in LEVELS and all(isinstance(symbol, str) for symbol in symbols):
-            return _listed(stored["level"], symbols)
+            return _pieces(base64.b64decode(stored["model"], validate=True), stored.get("alphabet"))
+        symbols, rule = stored["symbols"], stored.get("rule", 1)
+        known = stored["level"] in LEVELS and rule in (1, RULE)
+        if known and all(isinstance(symbol, str) for symbol in symbols):
+            return _listed(stored["level"], symbols, rule)
     except (KeyError, TypeError, ValueError, RuntimeError):
         pass
     raise UsageError("a vocabulary is damaged: it is not what a run keeps")
 
 
-def _parts(text: str, level: str) -> list[str]:
-    return list(text) if level == "char" else _WORD.findall(text)
+def _as_it_is(text: str) -> str:
+    return text
 
 
-def _listed(level: str, symbols: Sequence[str]) -> Units:
+def _parts(text: str, level: str, rule: int) -> list[str]:
+    if rule == 1:
+        return list(text) if level == "char" else _OLD_WORD.findall(text)
+    text = wordsplit.normal(text)
+    return list(text) if level == "char" else wordsplit.parts(text)
+
+
+def _listed(level: str, symbols: Sequence[str], rule: int) -> Units:
     index = {symbol: number for number, symbol in enumerate(symbols, start=len(SPECIAL))}
     texts = (*SPECIAL, *symbols)
+    signs = _OLD_SIGNS if rule == 1 else _SIGNS
 
     def encode(text: str) -> list[int]:
-        return [index.get(part, UNKNOWN) for part in _parts(text, level)]
+        return [index.get(part, UNKNOWN) for part in _parts(text, level, rule)]
 
     def decode(tokens: Iterable[int]) -> str:
         known = [texts[token] for token in _said(tokens) if token not in (PAD, BEGIN)]
-        if level == "char":
-            return "".join(known)
-        return re.sub(r" ([.,;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", " ".join(known)))
+        return "".join(known) if level == "char" else signs.sub("", " ".join(known))
 
-    return Units(level, texts, encode, decode, {"level": level, "symbols": list(symbols)})
+    stored: dict[str, Any] = {"level": level, "symbols": list(symbols)}
+    if rule == 1:
+        return Units(level, texts, encode, decode, stored, _as_it_is)
+    return Units(level, texts, encode, decode, stored | {"rule": rule})
 
 
 def _said(tokens: Iterable[int]) -> list[int]:
@@ -106,49 +123,19 @@ def _said(tokens: Iterable[int]) -> list[int]:
     return found[: found.index(END)] if END in found else found
 
 
-def _sentencepiece() -> Any:
-    try:
-        import sentencepiece
-    except ImportError:
-        raise UsageError(
-            "byte-pair encoding needs the package sentencepiece: pip install -c constraints.txt -e "
-            "'.[media]', or take data.level 'word'"
-        ) from None
-    return sentencepiece
+_IDS = {"pad_id": PAD, "bos_id": BEGIN, "eos_id": END, "unk_id": UNKNOWN}
 
 
-def _learned_pieces(sentences: Sequence[str], most: int) -> bytes:
-    model = io.BytesIO()
-    try:
-        _sentencepiece().SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=most,
-            hard_vocab_limit=False,  # a short text has fewer pieces
-            character_coverage=1.0,
-            normalization_rule_name="identity",
-            pad_id=PAD,
-            bos_id=BEGIN,
-            eos_id=END,
-            unk_id=UNKNOWN,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise UsageError(f"no pieces can be learned from this text: {error}") from None
-    return model.getvalue()
-
-
-def _pieces(model: bytes) -> Units:
-    processor = _sentencepiece().SentencePieceProcessor(model_proto=model)
-    symbols = tuple(processor.id_to_piece(number) for number in range(processor.vocab_size()))
+def _pieces(model: bytes, alphabet: str | None) -> Units:
+    pieces = bpe.Pieces(model, alphabet)
 
     def decode(tokens: Iterable[int]) -> str:
-        return processor.decode([token for token in _said(tokens) if token not in (PAD, BEGIN)])
+        return pieces.decode(token for token in _said(tokens) if token not in (PAD, BEGIN))
 
     stored = {"level": "bpe", "model": base64.b64encode(model).decode()}
-    return Units("bpe", symbols, lambda text: list(processor.encode(text)), decode, stored)
+    if alphabet is None:
+        return Units("bpe", pieces.symbols, pieces.encode, decode, stored, _as_it_is)
+    return Units("bpe", pieces.symbols, pieces.encode, decode, stored | {"alphabet": alphabet})
 
 
 def entropy(sentences: Iterable[Sequence[int]], size: int) -> float:

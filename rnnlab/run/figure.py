@@ -39,13 +39,13 @@ def log_scale(axis: Axes) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; it replaces `path` at once, never half-written. Raises StorageError if
-    the disk refuses."""
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure as PNG of so many dots an inch; it replaces `path` at once, never half-written. Raises
+    StorageError if the disk refuses."""
     image = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a folder's name may have any letter
-        figure.savefig(image, dpi=150, format="png")
+        figure.savefig(image, dpi=dpi, format="png")
     write_file(path, image.getvalue())
 
 

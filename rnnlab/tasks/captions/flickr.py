@@ -9,8 +9,8 @@ A folder has, in it or in folders of its own, the images and
 
 An image and all its captions are in the split whose list has its name; what no list has is left out.
 
-A caption is lower-cased. Its words are runs of letters and digits, which may have single apostrophes
-or hyphens inside; all else is dropped.
+A caption is lower-cased and in NFC. Its words are runs of letters and digits with their marks, which may
+have single apostrophes or hyphens inside (`wordsplit`); all else is dropped.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import archives, cache, folders, media, textfile
+from rnnlab.data import archives, cache, folders, media, textfile, wordsplit
 from rnnlab.data.reading import reading, reason_of
 from rnnlab.errors import UsageError
 
@@ -34,7 +34,6 @@ LISTS = {
     "valid": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _LINE = re.compile(r"(\S.*)#(\d{1,9})\t(.*)")
 
 
@@ -48,7 +47,7 @@ class Split(NamedTuple):
 
 def words(caption: str) -> list[str]:
     """The words of a caption, by the rule above."""
-    return _WORD.findall(caption.lower())
+    return wordsplit.words(wordsplit.normal(caption.lower()))
 
 
 def load(path: str, size: int, features: str = "", encoding: str | None = None) -> dict[str, Split]:

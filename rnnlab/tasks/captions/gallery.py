@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from rnnlab.run.figure import save
+
 LEAST = 192  # pixels; a smaller picture is enlarged by a whole number, each pixel a sharp square
 
 
@@ -90,7 +92,7 @@ def sheet(path: Path, shown: Sequence[Shown], columns: int = 4) -> None:
             fontsize=8.5,
             color="#000000" if one.right else "#b34700",
         )
-    figure.savefig(path)
+    save(figure, path, dpi=100)
 
 
 def _wrapped(text: str, width: int = 36) -> str:

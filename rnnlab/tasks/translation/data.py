@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import draws, optional, textfile, words
+from rnnlab.data import draws, optional, textfile, words, wordsplit
 from rnnlab.errors import UsageError
 from rnnlab.run.files import read_json
 from rnnlab.run.folder import unchanged
@@ -44,12 +44,17 @@ def kept_vocabularies(folder: Path) -> Vocabularies:
 
 
 def vocabularies_of(config: Config, kept: Path | None, pairs: texts.Pairs) -> Vocabularies:
-    """Those of the run in `kept`, or learned from `pairs`."""
+    """Those of the run in `kept`, or learned from `pairs`, in NFC."""
     if kept is not None:
         return kept_vocabularies(kept)
     options = config.data
     found = (
-        words.learn(text, level=options.level, most=options.vocabulary, rare=options.rare)
+        words.learn(
+            [*map(wordsplit.normal, text)],
+            level=options.level,
+            most=options.vocabulary,
+            rare=options.rare,
+        )
         for text in pairs
     )
     return Vocabularies(*found)
@@ -132,7 +137,8 @@ def _texts(config: Config, kept: Path | None) -> Data:
 
     def examples(part: str) -> tuple[Examples, int]:
         """(the examples of a part, how many are left out since they are too long to train on)."""
-        pairs = list(zip(*parts[part], strict=True))
+        texts_of = zip(vocabularies, parts[part], strict=True)
+        pairs = list(zip(*(map(side.normal, text) for side, text in texts_of), strict=True))
         tokens = [
             (vocabularies.source.encode(source), vocabularies.target.encode(target))
             for source, target in pairs
@@ -158,7 +164,7 @@ def _texts(config: Config, kept: Path | None) -> Data:
         train,
         valid,
         test,
-        targets=parts["train"][1],
+        targets=[*map(vocabularies.target.normal, parts["train"][1])],
         facts={
             "source": options.path or texts.ADDRESS,
             **_sizes(vocabularies),

@@ -128,7 +128,7 @@ class Translations:
 
 def source_of(vocabulary: words.Units, text: str) -> examples.Batch:
     """What the encoder reads of one sentence."""
-    tokens = vocabulary.encode(text)
+    tokens = vocabulary.encode(vocabulary.normal(text))
     return {
         "source": words.padded([tokens], len(tokens)),
         "lengths": np.array([len(tokens)], np.int32),

@@ -165,3 +165,41 @@ def test_a_missing_file_is_named(name, folder):
     (folder / name).unlink()
     with pytest.raises(UsageError, match=f"has no {name}"):
         flickr.load(str(folder), SIZE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_lists_and_captions_may_have_a_mark(encoding, folder):
+    before = flickr.load(str(folder), SIZE)
+    for name in (flickr.TOKENS, *flickr.LISTS.values()):
+        _write(folder, name, (folder / name).read_text())
+        (folder / name).write_text((folder / name).read_text(), encoding=encoding)
+    found = flickr.load(str(folder), SIZE)
+    assert [(s.names, s.captions) for s in found.values()] == [
+        (s.names, s.captions) for s in before.values()
+    ]
+
+
+def test_an_encoding_that_is_named_is_taken(folder):
+    text = (folder / flickr.TOKENS).read_text().replace("A dog", "Ein Rüde")
+    (folder / flickr.TOKENS).write_bytes(text.encode("cp1252"))
+    found = flickr.load(str(folder), SIZE, encoding="cp1252")
+    assert found["valid"].captions[0][0].startswith("ein rüde number")
+
+
+def test_words_keep_their_marks():
+    assert flickr.words("एक हिन्दी किताब।") == ["एक", "हिन्दी", "किताब"]
+    assert flickr.words("Cafe\u0301 snake_case ÉTÉ") == ["café", "snake", "case", "été"]
+
+
+def test_a_linked_folder_of_images_is_read(folder, tmp_path):
+    (folder / "Flicker8k_Dataset").rename(tmp_path / "elsewhere")
+    (folder / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    assert {split: found.names for split, found in flickr.load(str(folder), SIZE).items()} == SPLITS
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\u0661"])
+def test_a_number_of_a_caption_that_is_too_long_is_told(number, folder):
+    _write(folder, flickr.TOKENS, f"a.jpg#{number}\tA dog .\n")
+    with pytest.raises(UsageError, match=r"token\.txt:1: a line is|has no caption"):
+        flickr.load(str(folder), SIZE)

@@ -95,3 +95,35 @@ def test_tracks_end_where_an_object_is_away():
         (4, 4, 1),
     ]
     np.testing.assert_array_equal(found[1].boxes[:, 0], [0, 1])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
+def test_files_may_be_in_any_encoding(tmp_path, encoding):
+    (tmp_path / "a" / "gt").mkdir(parents=True)
+    (tmp_path / "a/gt/gt.txt").write_text(GOOD, encoding=encoding)
+    (tmp_path / "a/seqinfo.ini").write_text(INI, encoding=encoding)
+    named = encoding if encoding == "utf-32-le" else None  # it has no mark
+    assert len(mot.sequences(tmp_path, named)[0].ids) == 3
+    assert mot.size_of(tmp_path / "a/seqinfo.ini", named) == (100, 80)
+
+
+def test_a_linked_sequence_is_read_and_one_by_two_names_is_told(tmp_path):
+    data, away = tmp_path / "data", tmp_path / "away"
+    (away / "gt").mkdir(parents=True)
+    (away / "gt" / "gt.txt").write_text(GOOD)
+    data.mkdir()
+    (data / "one").symlink_to(away)
+    assert [found.name for found in mot.sequences(data)] == ["one"]
+    (data / "two").symlink_to(away)
+    with pytest.raises(UsageError, match=r"one and .*two are one folder: remove the link"):
+        mot.sequences(data)
+
+
+@pytest.mark.parametrize(
+    "line", ["1e300,7,1,2,3,4,1", "3,-1e300,1,2,3,4,1", "9999999999,1,1,2,3,4,1"]
+)
+def test_a_frame_or_id_without_end_is_told(tmp_path, line):
+    path = tmp_path / "gt.txt"
+    path.write_text(line)
+    with pytest.raises(UsageError, match=r"gt\.txt:1: frame .* must be whole numbers"):
+        mot.read(path, name="a", size=None, truth=True)

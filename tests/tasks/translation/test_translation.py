@@ -1,6 +1,7 @@
 """Translation: parallel files and their faults, padding, both directions of the network, the verbs."""
 
 import gzip
+import unicodedata
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from rnnlab.errors import UsageError
 from rnnlab.run.files import read_json
 from rnnlab.sweep.population import Population
 from rnnlab.tasks.translation import texts
-from rnnlab.tasks.translation.data import SIDES
+from rnnlab.tasks.translation.data import SIDES, load_data
 from rnnlab.tasks.translation.network import Translator
 from rnnlab.train.single import Single
 from tests.support import ROOT
@@ -57,9 +58,49 @@ def test_parallel_files(tmp_path, pack):
     assert found["train"][1][0] == "ein Mann läuft ."
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_files_may_have_a_mark_and_packing_another_name(tmp_path, encoding, ending):
+    write_files(tmp_path)
+    plain = texts.load(str(tmp_path), "", ("train", "val", "test"), ("en", "de"))[0]
+    for number, file in enumerate(tmp_path.iterdir()):
+        content = file.read_text(encoding="utf-8").replace("\n", ending).encode(encoding)
+        file.write_bytes(gzip.compress(content) if number % 2 else content)
+    texts.load.cache_clear()
+    assert texts.load(str(tmp_path), "", ("train", "val", "test"), ("en", "de"))[0] == plain
+
+
+def test_an_encoding_that_is_named_is_taken(tmp_path):
+    write_files(tmp_path)
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes().decode().encode("latin-1"))
+    with pytest.raises(UsageError, match=r"train\.de:1 is not UTF-8, .* data\.encoding"):
+        tasks.make_task(of_files(tmp_path))
+    task = tasks.make_task(of_files(tmp_path, "data.encoding=latin-1"))
+    assert task.facts()["train_sentences"] == 24
+
+
+@pytest.mark.parametrize("level", ["word", "char", "bpe"])
+def test_texts_are_in_nfc(tmp_path, level):
+    """Otherwise an answer that looks the same as the reference would be counted as wrong."""
+    write_files(tmp_path)
+    for file in tmp_path.iterdir():
+        text = file.read_text(encoding="utf-8")
+        file.write_text(unicodedata.normalize("NFD", text), encoding="utf-8")
+    more = [f"data.level={level}", "train.window=40", "eval.length=40"]
+    data = load_data(of_files(tmp_path, *more), None)
+    assert data.valid.truth(0) == ("a man runs .", "ein Mann läuft .")
+    assert data.targets[0] == "ein Mann läuft ."
+    target = data.vocabularies.target
+    assert words.UNKNOWN not in target.encode("ein Mann läuft .")
+    assert target.decode(target.encode("läuft")) == "läuft"
+
+
 @pytest.mark.parametrize(
     ("faults", "told"),
     [
+        ({"train_en": "a man\n".encode("utf-16-le") * 24}, "train.en looks like UTF-16-LE without"),
+        ({"val_de": b"\x89PNG\r\n\x1a\n"}, "val.de is a PNG image, and no text"),
         ({"val_de": None}, "has no val.de"),
         ({"train_de": b"ein\nzwei\n"}, "train.en has 24 lines and train.de has 2"),
         ({"test_en": b"a\n\nb\n"}, "test.en:2 is empty"),
