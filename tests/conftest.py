@@ -1,5 +1,6 @@
 """What the tests share. JAX runs with its default float32; what needs float64 asks for it."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -33,7 +34,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Processes that tests start inherit all of this, as pytest's own workers do."""
+    """Processes that tests start inherit the environment, as pytest's own workers do."""
+    gc.disable()  # while all tests are imported: nothing of it is garbage
     if not config.getoption("optimised") and not hasattr(config, "workerinput"):
         compile_quickly()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -57,6 +59,28 @@ def compile_quickly():
         os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if flag)
 
 
+def pytest_collection_modifyitems(items):
+    """Those that take longest first, so that no worker is left with one of them at the end."""
+    longest = (
+        "tests/faults/",
+        "tests/train/",
+        "tests/sweep/",
+        "tests/recurrence/",
+        "tests/models/",
+    )
+    order = {folder: place for place, folder in enumerate(longest)}
+
+    def place(item):
+        return next((p for f, p in order.items() if item.nodeid.startswith(f)), len(order))
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_unconfigure(config):
     if hasattr(config, "compiled"):
         shutil.rmtree(config.compiled, ignore_errors=True)
@@ -66,6 +90,7 @@ def pytest_unconfigure(config):
 def _float32():
     jax.config.update("jax_enable_x64", False)
     if jax.default_backend() != "cpu":
+        jax.config.update("jax_disable_most_optimizations", False)
         # What an accelerator may do by default, TF32, blurs every comparison.
         jax.config.update("jax_default_matmul_precision", "highest")
 

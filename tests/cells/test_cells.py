@@ -21,7 +21,7 @@ from rnnlab.errors import UsageError
 from rnnlab.recurrence.unrolling import unroll
 from tests.cells.cases import CASES, REFUSED, B, Case, D, H, T, label
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes")
+pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("strict_dtypes")]
 
 BUILT_IN = ("gru", "lstm", "rnn", "ugrnn")
 

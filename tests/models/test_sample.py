@@ -18,7 +18,7 @@ from rnnlab.models import sample, stack
 from rnnlab.tasks.language_model.text import prime_tokens, text_samples
 from rnnlab.types import Model
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes")
+pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("strict_dtypes")]
 
 V = 5
 VOCABULARY = Vocabulary("char", tuple(" abde"))

@@ -16,7 +16,7 @@ from rnnlab.types import Cell
 from tests.cells.cases import CASES, Case, label
 from tests.recurrence.problems import B, D, H, T, flags_of, random
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes", "float64")
+pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("strict_dtypes", "float64")]
 
 PLAIN = [c for c in CASES if not c.options or set(c.options) & {"layer_norm", "peepholes", "reset"}]
 

@@ -20,7 +20,7 @@ from rnnlab import cells
 from rnnlab.recurrence.unrolling import sqrt_chunk, unroll
 from rnnlab.types import Cell
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes")
+pytestmark = [pytest.mark.exact, pytest.mark.usefixtures("strict_dtypes")]
 
 D, H = 3, 4
 every_cell = pytest.mark.parametrize("name", cells.names())

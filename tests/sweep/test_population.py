@@ -15,6 +15,8 @@ from rnnlab.train.step import make_train_step
 from tests.support import small_config
 from tests.train.splits import two_devices
 
+pytestmark = pytest.mark.exact
+
 # What members may differ in, one or more each; all of it is one program.
 MEMBERS = (
     {"optim.clip_norm": 0.05, "seed": 3},

@@ -15,6 +15,8 @@ from rnnlab.errors import UsageError
 from rnnlab.train import optim
 from tests.train.gradients import INF, assert_close, assert_same_bits, norm_of, times, tree
 
+pytestmark = pytest.mark.exact
+
 
 @functools.cache
 def update_of(kind, threshold):

@@ -27,6 +27,8 @@ from rnnlab.train.step import make_train_step
 from tests.support import ROOT
 from tests.train.splits import split_of, two_devices
 
+pytestmark = pytest.mark.exact
+
 STEPS = 5
 CHANGES = [
     "model.hidden=8",

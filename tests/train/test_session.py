@@ -22,6 +22,8 @@ from rnnlab.train.state import configured_state
 from tests.faults.lab import leaves, rows
 from tests.train.runs import STEPS, assert_same_run, made, stop_after
 
+pytestmark = pytest.mark.exact
+
 
 def test_a_run_folder_explains_itself(straight, text):
     run = json.loads((straight / "run.json").read_text())

@@ -26,6 +26,8 @@ from tests.train.steps import (
     task,
 )
 
+pytestmark = pytest.mark.exact
+
 # The start
 
 

@@ -22,6 +22,8 @@ from rnnlab.train.step import make_train_step
 from tests.support import small_config
 from tests.train.splits import split_of, two_devices
 
+pytestmark = pytest.mark.exact
+
 NO_DROPOUT = ("model.dropout=0.0", "model.output_dropout=0.0", "data.forget=0.0")
 
 
