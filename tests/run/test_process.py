@@ -14,9 +14,9 @@ GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 FILL_AND_FREE = """
 import ctypes, resource, sys
 from pathlib import Path
-from rnnlab import host
+from rnnlab.run import process
 retain, *sizes = map(int, sys.argv[1:])
-if retain and not host.retain_memory():
+if retain and not process.retain_memory():
     sys.exit("refused")
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -84,10 +84,10 @@ def test_programs_that_cannot_be_kept_cost_time_and_no_words(tmp_path):
 
 INTERRUPTED = """
 import signal, time
-from rnnlab import host
+from rnnlab.run import process
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a script ignores
-host.deliver_interrupts()
-host.deliver_interrupts()
+process.deliver_interrupts()
+process.deliver_interrupts()
 class Finalised:
     def __init__(self, error):
         self.error = error

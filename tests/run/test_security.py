@@ -41,6 +41,7 @@ CALLS = (
 IMPORTS = {  # modules of the package by name, which is one of those that there are
     *("rnnlab/cells/__init__.py", "rnnlab/tasks/__init__.py", "rnnlab/data/optional.py"),
     *("rnnlab/bench/worker.py", "rnnlab/bench/contenders/torch_nn.py"),
+    *("rnnlab/__init__.py", "rnnlab/diagnose/report.py"),
 }
 
 
