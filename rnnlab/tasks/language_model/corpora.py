@@ -226,7 +226,7 @@ class Survey(NamedTuple):
     """What the first pass finds."""
 
     vocabulary: Vocabulary
-    count: int  # of tokens
+    size: int  # tokens
     sha256: str
     bytes: int
     encodings: str  # of parts that are not plain UTF-8: what their bytes alone do not say
@@ -272,7 +272,7 @@ def _raw(part: Part) -> Iterator[bytes]:
 
 def _encode(how: Reading, survey: Survey) -> np.ndarray:
     """The second pass: the tokens [count], read-only."""
-    vocabulary, count = survey.vocabulary, survey.count
+    vocabulary, count = survey.vocabulary, survey.size
     width = np.uint8 if vocabulary.size <= 1 << 8 else np.uint16
     dtype = np.dtype(width if vocabulary.size <= 1 << 16 else np.uint32)
     table = np.zeros(CODE_POINTS, dtype)
