@@ -71,6 +71,7 @@ def get_config() -> Config:
         0.2  # with it, and word_dropout, combinations are less known by heart
     )
     config.optim.ema = 0.0
+    config.optim.clip_norm = 1.0
     config.train.steps = 8000
     config.train.batch_size = 32
     config.train.window = 9  # symbols of a caption, the end included; of a longer one the beginning

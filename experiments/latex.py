@@ -23,6 +23,7 @@ def get_config():
     config.model.hidden = 256
     config.model.layers = 1
     config.optim.learning_rate = 0.005
+    config.optim.clip_norm = 1.0
     config.train.steps = 8000
     # Half the rows and twice the window of the default: what is begun must be ended much later.
     config.train.batch_size = 16

@@ -52,6 +52,7 @@ def get_config():
     config.optim.schedule = "constant"
     config.optim.warmup_steps = 0
     config.optim.ema = 0.0
+    config.optim.clip_norm = 1.0
     config.train.steps = 2000
     config.train.window = 50
     config.train.log_every = 100

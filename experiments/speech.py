@@ -63,6 +63,7 @@ def get_config():
     config.optim.learning_rate = 0.004
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 50
+    config.optim.clip_norm = 1.0
     config.train.steps = 1500
     config.train.window = 140  # steps of the longest utterance: 4.5 s
     config.train.batch_size = 32

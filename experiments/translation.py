@@ -71,6 +71,7 @@ def get_config():
     config.optim.name = "adam"
     config.optim.learning_rate = 0.003
     config.optim.ema = 0.0
+    config.optim.clip_norm = 1.0
     config.train.steps = 1000
     config.train.batch_size = 64
     config.train.window = 60

@@ -19,6 +19,7 @@ def get_config():
     config.model.cell = "gru"
     config.model.layers = 1
     config.data.valid_fraction = 0.02
+    config.optim.clip_norm = 1.0
     config.train.window = 16
     config.train.batch_size = 64
     config.train.steps = 4000

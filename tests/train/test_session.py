@@ -140,7 +140,7 @@ def test_a_finished_run_is_left_as_it_is(straight, text, capsys):
 
 def test_another_config_on_the_same_folder_is_refused(straight, text):
     with pytest.raises(
-        UsageError, match=r"optim\.clip_norm: the run has 1\.0, you gave 2\.0"
+        UsageError, match=r"optim\.clip_norm: the run has 0\.25, you gave 2\.0"
     ) as error:
         fit(made(text, "optim.clip_norm=2.0"), straight, [])
     assert "\n" not in str(error.value)
