@@ -1,129 +1,155 @@
 """Configurations: read a config file, apply overrides, compare, and keep as JSON."""
 
 import ast
-import contextlib
-import importlib.util
+import enum
 import math
 import os
 import re
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference, RequiredValueError
 
 from rnnlab.errors import UsageError, nearest
+from rnnlab.run.config_file import ConfigFile, open_file
 from rnnlab.types import Config
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config of `get_config()` in the Python file at `path`, with `key=value` overrides.
 
-    The file runs. What it imports may lie beside it, in a folder that it names as the launcher sees it
-    (`from experiments import default`), whatever the working folder is.
+    path: FILE, or FILE:ARGUMENT for `get_config(ARGUMENT)`; see `config_file`. The file runs. Relative
+        paths among the values are those of the working folder, and become absolute.
 
-    Raises UsageError for a missing or failing file, an unknown key (with the nearest one) or a
-    value of the wrong type.
+    Raises UsageError for a missing or failing file, an unknown key (with the nearest one), a value of
+    the wrong type, or one that config.json could not keep.
     """
-    module = _module(path)
-    function = getattr(module, "get_config", None)
-    if function is None:
-        raise UsageError(f"config file '{path}' defines no get_config()")
-    with _about(path):
-        config = function() if callable(function) else None
-    if not isinstance(config, ConfigDict):
-        raise UsageError(
-            f"config file '{path}': get_config() must return an ml_collections.ConfigDict"
-        )
+    return made(open_file(path), overrides)
+
+
+def made(
+    file: ConfigFile, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> Config:
+    """`load` of a file that has been run; with `changes`, key -> value, as a member of a sweep has
+    them: what `load` gives with these values among its overrides."""
+    config = plain_config(file.config(), file.where)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise UsageError(f"--config.{key} needs a value: write --config.{key}=VALUE")
         assign(config, key, text)
-    return config
+    for key, value in (changes or {}).items():
+        assign(config, key, spell(value))
+    _set_values(config)
+    return absolute(config).lock()
 
 
-def load_sweep(path: str | Path) -> list[dict[str, Any]]:
-    """What `sweep(add)` in the Python file at `path` adds: key -> value, for each member.
+def _set_values(config: ConfigDict, prefix: str = "") -> None:
+    """Raises UsageError for a `required_placeholder` without its value."""
+    for key in config:
+        try:
+            value = config[key]
+        except RequiredValueError:
+            raise UsageError(
+                f"config key '{prefix}{key}' has no value yet: give --config.{prefix}{key}=VALUE"
+            ) from None
+        if isinstance(value, ConfigDict):
+            _set_values(value, f"{prefix}{key}.")
 
-    Raises UsageError for a missing or failing file, or one that declares no sweep.
+
+# ---- values
+
+
+def plain(value: Any) -> Any:
+    """A value as config.json keeps it: None, bool, int, float, str, or a tuple of such.
+
+    Raises TypeError for what is none of these: scalars and arrays of NumPy, paths, lists, and enums of
+    plain values are taken for what they hold.
     """
-    module = _module(path)
-    if not callable(getattr(module, "sweep", None)):
-        raise UsageError(
-            f"config file '{path}' declares no sweep: it needs a function sweep(add), which calls "
-            "add(**{'optim.clip_norm': 1.0, 'seed': 0}) for each member"
-        )
-    rows: list[dict[str, Any]] = []
-    with _about(path):
-        module.sweep(lambda **changes: rows.append(changes))
-    return rows
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if hasattr(value, "tolist") and not isinstance(
+        value, type
+    ):  # an array or a scalar of NumPy or JAX
+        value = value.tolist()
+    if isinstance(value, tuple | list | range):
+        return tuple(plain(entry) for entry in value)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if value is None:
+        return None
+    raise TypeError(
+        f"{type(value).__name__} is no number, text, truth value, None or tuple of such"
+    )
 
 
-def _module(path: str | Path) -> Any:
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"config file '{path}' does not exist")
-    spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"config file '{path}' is not a Python file: its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    with _about(path):
-        spec.loader.exec_module(module)
-    return module
+def plain_config(
+    config: Any, where: Callable[[str], str] = lambda key: "a config", *, apart: bool = False
+) -> ConfigDict:
+    """The config as a new one that can be changed, every value `plain`, whatever kinds of ConfigDict
+    and dict it is made of. Placeholders keep their types.
+
+    where: key -> the words for who sets it. apart: what was a reference to another key is the value
+    that it has now, so that nothing is shared with the config given; else references stay.
+
+    Raises UsageError for a value that cannot be kept.
+    """
+
+    def made_of(node: Any, prefix: str) -> ConfigDict:
+        found = {}
+        kept = isinstance(node, ConfigDict)
+        for key, entry in node.items(preserve_field_references=True) if kept else node.items():
+            name = f"{prefix}{key}"
+            if isinstance(entry, FieldReference):
+                kind = entry.get_type()
+                if not apart and kind in PLAIN:
+                    found[key] = entry
+                    continue
+                value = None if _is_unset(entry) else checked(name, entry.get())
+                if kind not in PLAIN:
+                    kind = tuple if kind is list else str if issubclass(kind, Path) else type(value)
+                found[key] = FieldReference(value, field_type=kind) if kind in PLAIN else value
+            elif isinstance(entry, ConfigDict | dict):
+                found[key] = made_of(entry, f"{name}.")
+            else:
+                found[key] = checked(name, entry)
+            if not isinstance(key, str):
+                raise UsageError(f"{where(name)}: the name of a key is text, and {key!r} is none")
+        return ConfigDict(found)
+
+    def checked(key: str, value: Any) -> Any:
+        try:
+            return plain(value)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{where(key)}: config key '{key}' cannot be kept: {error}") from error
+
+    return made_of(config, "")
 
 
-@contextlib.contextmanager
-def _about(path: str | Path) -> Iterator[None]:
-    """It is the user's code that runs inside: it finds the folder of this file by its name, and
-    whatever it raises is about this file."""
-    above = str(Path(path).absolute().parent.parent)
-    added = above not in sys.path
-    if added:
-        sys.path.append(above)
+PLAIN = (bool, int, float, str, tuple)
+
+
+def _is_unset(reference: FieldReference) -> bool:
     try:
-        yield
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        line = _line_in(error, os.path.abspath(path))
-        at = f", line {line}" if line else ""
-        raise UsageError(f"config file '{path}'{at}: {_one_line(error)}") from error
-    finally:
-        if added and above in sys.path:
-            sys.path.remove(above)
-
-
-def _line_in(error: BaseException, file: str) -> int | None:
-    """The last line of `file` that the error went through."""
-    if isinstance(error, SyntaxError) and error.filename == file:
-        return error.lineno
-    line, trace = None, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == file:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error)
-    # ml_collections lists every field of the config before it comes to the point.
-    missing = re.search(r'Key "([^"]*)" does not exist', text)
-    if missing:
-        near = re.search(r'Did you mean "([^"]*)"', text)
-        hint = f": did you mean '{near[1]}'?" if near else ""
-        return f"unknown config key '{missing[1]}'{hint}"
-    return " ".join(f"{type(error).__name__}: {text}".split())
+        return reference.get() is None
+    except RequiredValueError:
+        return True
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """{"optim.clip_norm": 1.0, ...}: every key of a ConfigDict or nested dict, dotted."""
     result = {}
-    for key, value in config.items():
+    for key in config:
+        try:
+            value = config[key]
+        except RequiredValueError:  # which has no value yet
+            value = None
         if isinstance(value, (ConfigDict, dict)):
             result |= flat(value, f"{prefix}{key}.")
         else:
@@ -132,7 +158,8 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def assign(config: Config, key: str, text: str) -> None:
-    """Set the dotted `key` to the value that `text` spells, in the type the key has.
+    """Set the dotted `key` to the value that `text` spells, in the type the key has; "None" unsets one
+    that is a placeholder.
 
     Raises UsageError for an unknown key or a value of another type.
     """
@@ -145,15 +172,30 @@ def assign(config: Config, key: str, text: str) -> None:
     parent: Any = config
     for part in path:
         parent = parent[part]
+    entry = dict(parent.items(preserve_field_references=True))[name]
+    placed = isinstance(entry, FieldReference)
+    unset = text == "None" and (placed or entry is None)
+    kind = entry.get_type() if placed else type(entry)
     with parent.unlocked():
-        parent[name] = parse(key, text, parent.get_type(name))
+        parent[name] = None if unset else parse(key, text, kind)
 
 
 def spell(value: Any) -> str:
-    """A value as `parse` reads it: "0.1", "inf", "True", "(1, 2)"."""
-    if hasattr(value, "item"):  # NumPy's scalars
-        value = value.item()
+    """A value as `parse` reads it: "0.1", "inf", "True", "(1, 2)", "None". Raises UsageError for a value
+    that no config can have."""
+    try:
+        value = plain(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{value!r} is no value of a config: {error}") from error
+    if isinstance(value, tuple):
+        return f"({''.join(f'{_entry(entry)}, ' for entry in value)})"
     return value if isinstance(value, str) else repr(value)
+
+
+def _entry(value: Any) -> str:
+    if isinstance(value, float) and math.isinf(value):  # for which Python has no literal
+        return "1e999" if value > 0 else "-1e999"
+    return spell(value) if isinstance(value, tuple) else repr(value)
 
 
 LONGEST = 10_000  # characters of a tuple: Python's parser may overflow its stack on endless ones
@@ -168,8 +210,16 @@ def _tuple(value: Any) -> Any:
     return value
 
 
+def _literal(text: str) -> Any:
+    """The value of a Python literal, with its lists as tuples. Raises what the parser does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd syntax; what is no tuple is refused by the caller
+        return _tuple(ast.literal_eval(text))
+
+
 def parse(key: str, text: str, kind: type) -> Any:
-    """`text` as a `kind`: bool, int, float, str or tuple.
+    """`text` as a `kind`: bool, int, float, str or tuple; of a key whose type is not known (NoneType) as
+    what Python reads it for, else as the text.
 
     Raises UsageError naming the key, the type and the text.
     """
@@ -185,16 +235,17 @@ def parse(key: str, text: str, kind: type) -> Any:
                 return int(text)
             if float(text).is_integer():
                 return int(float(text))
-        elif kind is tuple and len(text) <= LONGEST:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd syntax; what is no tuple is refused below
-                value = ast.literal_eval(text)
-            if isinstance(value, tuple | list):  # and not the letters of a string
-                return _tuple(value)
+        elif len(text) <= LONGEST:
+            value = _literal(text)
+            # And not the letters of a string.
+            if kind is type(None) or isinstance(value, tuple):
+                return value
     except (ArithmeticError, LookupError, SyntaxError, TypeError, ValueError):
         pass
     except (RecursionError, MemoryError):  # brackets without end
         pass
+    if kind is type(None):
+        return text
     article = "an" if kind is int else "a"
     raise UsageError(f"config key '{key}' takes {article} {kind.__name__}, got '{text}'")
 
@@ -204,6 +255,48 @@ def difference(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     before, after = flat(old), flat(new)
     keys = [*before, *(k for k in after if k not in before)]
     return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+# ---- paths
+
+PATHS = ("data.path", "data.features", "data.trainlist", "data.testlist", "train.init_from")
+
+
+def is_path(key: str) -> bool:
+    """Whether the value of a key names a file or folder: PATHS, and what a task of one's own calls
+    data.SOMETHING_path. (model.path is none.)"""
+    return key in PATHS or (key.startswith("data.") and key.endswith("_path"))
+
+
+def paths_of(config: Any) -> dict[str, str]:
+    """key -> path, of each key that names one."""
+    values = flat(config)
+    return {k: v for k, v in values.items() if is_path(k) and isinstance(v, str) and v}
+
+
+def full_path(value: str) -> str:
+    """Absolute, with `~` as the home folder; as it is if there is no such home."""
+    expanded = os.path.expanduser(value)
+    return value if expanded.startswith("~") else os.path.abspath(expanded)
+
+
+def absolute(config: Any) -> Any:
+    """The config itself, each of its paths absolute: they mean the same from another folder too."""
+    for key, value in paths_of(config).items():
+        replace(config, key, full_path(value))
+    return config
+
+
+def replace(config: Any, key: str, value: Any) -> None:
+    """Set the dotted `key`, which is there, to a value of its type."""
+    *path, name = key.split(".")
+    for part in path:
+        config = config[part]
+    with config.unlocked():
+        config[name] = value
+
+
+# ---- JSON
 
 
 # A float that JSON cannot spell; or, in quotes, a string that looks like one.

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from rnnlab.errors import UsageError
-from rnnlab.run.config import flat
+from rnnlab.run.config import flat, is_path
 from rnnlab.types import Config
 
 # Numbers that int32 and float32, in which a step counts and reckons, do not hold. What is smaller is 0.
@@ -54,7 +54,8 @@ def _name(key: str, value: str) -> None:
     """Raise UsageError for a text that no file could have for its name."""
     if "\0" in value:
         raise UsageError(f"config key '{key}' has a NUL character in it")
-    if key.endswith("path") and value.startswith("~") and os.path.expanduser(value) == value:
+    named = is_path(key) or key.endswith("path")
+    if named and value.startswith("~") and os.path.expanduser(value) == value:
         user = value.partition("/")[0]
         raise UsageError(f"config key '{key}' is {value}, and there is no home folder {user}")
 

@@ -11,7 +11,14 @@ from rnnlab.run import machine, signals
 from rnnlab.run.folder import lock
 from rnnlab.sweep import local, slurm, vmapped
 from rnnlab.sweep.halving import rungs, stop_worst, without_stopped
-from rnnlab.sweep.members import Member, group_members, open_sweep, prepare_sweep, read_summary
+from rnnlab.sweep.members import (
+    Member,
+    group_members,
+    open_sweep,
+    plan_sweep,
+    prepare_sweep,
+    read_summary,
+)
 from rnnlab.train import memory
 
 HALVING = "--halving is for --executor=vmap: members must wait for each other"
@@ -38,7 +45,8 @@ def train_members(
     Raises UsageError for a bad member or folder, `Interrupted` after SIGINT or SIGTERM.
     """
     _check(executor, asked, halving, members)
-    checked = group_members(open_sweep(folder).members if members is None else members)
+    planned = open_sweep(folder) if members is None else plan_sweep(folder, members)
+    checked = group_members(planned.members, planned.begun)
     with lock(folder):
         task = checked[0].tasks[0]
         sweep = prepare_sweep(
@@ -47,7 +55,8 @@ def train_members(
         if sweep.halving and executor != "vmap":
             raise UsageError(HALVING)
         left = [m for m in sweep.members if read_summary(sweep, m) is None]
-        say(f"{len(sweep.members)} members, {len(left)} to run, in {folder}")
+        gone = f" (and {len(sweep.left)} no longer in the config, kept)" if sweep.left else ""
+        say(f"{len(sweep.members)} members, {len(left)} to run, in {folder}{gone}")
         if executor == "local":
             return local.train_in_processes(sweep, left, asked.jobs or machine.cores(), say, launch)
         if executor == "slurm":

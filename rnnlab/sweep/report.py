@@ -104,13 +104,13 @@ def write_report(folder: Path) -> str:
 
     Raises UsageError if there is no sweep, or nothing in it has been trained.
     """
-    found = read_results(folder)
+    found, left = read_results(folder), read_results(folder, left=True)
     if not any(result.rows for result in found):
         raise UsageError(f"nothing of the sweep in {folder} has been trained yet")
     axis = axis_of(found)
     lines = lines_of(found, axis)
     comparisons = [compare_with_best(line) for line in lines]
-    _csv(folder / "results.csv", found)
+    _csv(folder / "results.csv", found, left)
     opened = open_sweep(folder)
     config = opened.members[0].config
     words = {"unit": opened.unit, "measure": opened.measure}
@@ -129,23 +129,31 @@ def write_report(folder: Path) -> str:
     if any(solved.beyond(line) for line in lines):
         figures.draw_lengths(lines, folder / "lengths.png", axis=axis)
         drawn.append(("lengths.png", "Error on longer sequences than those of training"))
-    text = _markdown(folder, found, axis, lines, comparisons, drawn, config, opened)
+    text = _markdown(folder, found, left, axis, lines, comparisons, drawn, config, opened)
     write_file(folder / "report.md", text)
     said = [
         f"{line.label}: {' '.join(sentences(line, axis, comparison))}"
         for line, comparison in zip(lines, comparisons, strict=True)
     ]
+    if left:
+        said.append(f"no longer in the config, kept and not compared: {_named(left)}")
     names = ", ".join(["report.md", "results.csv", *(name for name, _ in drawn)])
     return "\n".join([*said, f"the report is in {folder} ({names})"])
 
 
-def _csv(path: Path, found: Sequence[Result]) -> None:
-    keys = list(dict.fromkeys(key for result in found for key in result.settings))
+def _named(results: Sequence[Result]) -> str:
+    return ", ".join(result.name for result in results)
+
+
+def _csv(path: Path, found: Sequence[Result], left: Sequence[Result]) -> None:
+    every = [*found, *left]
+    keys = list(dict.fromkeys(key for result in every for key in result.settings))
     with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         columns = ["valid_loss", "valid_step", "final_valid_loss", "steps", "diverged_at"]
-        writer.writerow(["member", *keys, "state", *columns, "clipped", "grad_norm_median"])
-        for result in found:
+        of_rows = ["clipped", "grad_norm_median"]
+        writer.writerow(["member", *keys, "state", *columns, *of_rows, "in_config"])
+        for result in every:
             train = [row for row in result.rows if row["split"] == "train"]
             writer.writerow(
                 [
@@ -155,6 +163,7 @@ def _csv(path: Path, found: Sequence[Result]) -> None:
                     *(result.summary.get(name, "") for name in columns),
                     statistics.fmean(row["clipped"] for row in train) if train else "",
                     statistics.median(row["grad_norm"] for row in train) if train else "",
+                    "no" if result in left else "yes",
                 ]
             )
         write_file(path, file.getvalue())
@@ -163,6 +172,7 @@ def _csv(path: Path, found: Sequence[Result]) -> None:
 def _markdown(
     folder: Path,
     found: Sequence[Result],
+    left: Sequence[Result],
     axis: str | None,
     lines: Sequence[Line],
     comparisons: Sequence[Comparison | None],
@@ -198,6 +208,13 @@ def _markdown(
         order = sorted(line.points, key=lambda p: (math.isnan(p.mean), p.mean))
         for rank, point in enumerate(order, start=1):
             text.append(_ranked(rank, point, comparison))
+        text.append("")
+    if left:
+        text += ["## No longer in the config", "", "Kept, and not compared with the others:", ""]
+        text += ["| member | state | best validation loss |", "|---|---|---|"]
+        for result in left:
+            loss = f"{result.loss:.4f}" if math.isfinite(result.loss) else ""
+            text.append(f"| {result.name} | {result.state} | {loss} |")
         text.append("")
     text += [
         "## How this was reckoned",

@@ -25,7 +25,7 @@ class Result(NamedTuple):
     """A member and what became of it."""
 
     name: str
-    settings: dict[str, Any]  # the keys that the sweep sets
+    settings: dict[str, Any]  # the keys that any member sets, and the seed: what this one ran with
     state: str  # "done", "diverged", "stopped" by halving, or "open"
     loss: float  # the best validation loss, nan if there is none
     summary: dict[str, Any]
@@ -75,11 +75,14 @@ class Comparison(NamedTuple):
     full: tuple[Point, ...]  # all that were compared
 
 
-def read_results(folder: Path) -> list[Result]:
-    """All members of the sweep in `folder`. Raises UsageError if there is none."""
+def read_results(folder: Path, *, left: bool = False) -> list[Result]:
+    """All members of the sweep in `folder`; or those that its config declares no more. Raises UsageError
+    if there is none."""
     opened = open_sweep(folder)
+    every = (*opened.members, *opened.left)
+    keys = dict.fromkeys([*(key for member in every for key in member.changes), "seed"])
     found = []
-    for member in opened.members:
+    for member in opened.left if left else opened.members:
         summary = read_summary(opened, member)
         path = opened.path(member) / "metrics.jsonl"
         rows = read_rows(path) if path.exists() else []
@@ -90,7 +93,8 @@ def read_results(folder: Path) -> list[Result]:
         loss = min((float(x) for x in valid if math.isfinite(float(x))), default=math.nan)
         if state == "done" and math.isnan(loss):
             state = "diverged"  # no validation of it was finite
-        settings = {key: configuration.flat(member.config)[key] for key in member.changes}
+        values = configuration.flat(member.config)
+        settings = {key: values.get(key) for key in keys}
         found.append(Result(member.name, settings, state, loss, summary or {}, rows))
     return found
 
@@ -132,6 +136,8 @@ def _shown(key: str, value: Any) -> str:
     """A setting in a legend: the value alone where it says what it is."""
     if key == THRESHOLD and isinstance(value, float) and math.isinf(value):
         return "no clipping"
+    if value is None:
+        return f"{key.rpartition('.')[2]} unset"
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if isinstance(value, str) else f"{key.rpartition('.')[2]} {text}"
 

@@ -72,6 +72,7 @@ def run_sweep(call: Call) -> int:
     process.make_devices(machine.cores())  # members are spread over them, each on one
     process.allow_files()
     from rnnlab.errors import UsageError, one_line
+    from rnnlab.run import config_file
     from rnnlab.run.display import say
     from rnnlab.sweep import execute, members, report, slurm
 
@@ -81,9 +82,10 @@ def run_sweep(call: Call) -> int:
     if call.overrides and not flags.config:
         raise UsageError("--config.KEY needs --config=FILE beside it")
     declared = members.declare_members(flags.config, call.overrides) if flags.config else None
-    workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}")
+    workdir = Path(flags.workdir or f"runs/{config_file.run_name(flags.config)}")
     if flags.dry_run:
-        members.list_members(declared or members.open_sweep(workdir).members, print)
+        plan = members.plan_sweep(workdir, declared) if declared else members.open_sweep(workdir)
+        members.list_members(plan, print)
         return 0
     asked = {name: getattr(flags, name) for name, *_ in SLURM_FLAGS}
     failed = execute.train_members(
@@ -108,7 +110,8 @@ SWEEP = Verb(
     "sweep",
     "train all members of a sweep, or what is left of it",
     "A config file declares it by a function sweep(add). A stopped sweep goes on by the same "
-    "command. At the end there is a report, and while it runs: see the verb report.",
+    "command, and one whose config declares more members trains "
+    "those. At the end there is a report, and while it runs: see the verb report.",
     sweep_flags,
     run_sweep,
     configurable=True,

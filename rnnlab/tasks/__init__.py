@@ -1,8 +1,9 @@
 """The tasks. A file's or folder's name is its task's name; it has `make_task(config, kept=None) -> Task`.
 
 `kept` is the folder of a finished or running run, from which a task takes what it keeps there
-(`Task.keep`), so that evaluating and sampling need nothing but the run. Adding a task is adding
-one file, or one folder.
+(`Task.keep`), so that evaluating and sampling need nothing but the run. The files that a config names
+are kept there for every task alike; a module's READS says which of a folder's files those are. Adding a
+task is adding one file, or one folder.
 """
 
 import importlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnlab.errors import UsageError, nearest
+from rnnlab.tasks.kinds import sources
 from rnnlab.types import Config, Task
 
 NOT_TASKS = ("kinds", "metrics")  # what tasks are made with and judged by
@@ -30,6 +32,22 @@ def module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def make_task(config: Config, kept: Path | None = None) -> Task:
-    """The task that `config.task` names."""
-    return module(config.task).make_task(config, kept)
+def make_task(config: Config, kept: Path | None = None, run: Path | None = None) -> Task:
+    """The task that `config.task` names.
+
+    kept: see above. run: the folder of a run that goes on, whose copies stand in for files that have
+        gone. What the task reads is copied into a run's folder by `Task.keep` (`run.sources`).
+    """
+    made_by = module(config.task)
+    reads = getattr(made_by, "READS", sources.Reads())
+    place = kept if kept is not None else run
+    found = config
+    if place is not None:
+        found = sources.located(config, place, own=kept is not None, strict=reads.at_once)
+    task = made_by.make_task(found, kept)
+
+    def keep(folder: Path) -> None:
+        task.keep(folder)
+        sources.keep(config, folder, reads)
+
+    return task._replace(keep=keep)

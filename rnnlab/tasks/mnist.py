@@ -29,6 +29,7 @@ from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
 from rnnlab.tasks.kinds.epochs import shuffled
 from rnnlab.tasks.kinds.shades import shaded
+from rnnlab.tasks.kinds.sources import Reads
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -45,6 +46,7 @@ FILES = {  # name -> sha256 of what the .gz holds
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+READS = Reads(lambda config: {"data.path": (*FILES, *(f"{name}.gz" for name in FILES))})
 DIGITS = 10
 Batches = Callable[[], Iterable[sequences.Batch]]
 

@@ -13,11 +13,14 @@ from rnnlab.train import memory, optim
 from rnnlab.types import Config, Task
 
 
-def build(config: Config | str | Path, kept: Path | None = None) -> tuple[Task, optim.Optimiser]:
+def build(
+    config: Config | str | Path, kept: Path | None = None, run: Path | None = None
+) -> tuple[Task, optim.Optimiser]:
     """The task and the optimiser of a config, every value checked.
 
     config: a ConfigDict, or the path of a config file. kept: the folder of a run, which has what its
-        task needs of the data; None: from the data itself.
+        task needs of the data; None: from the data itself. run: the folder of a run that is gone on
+        with, whose copies of the data stand in for what has gone.
 
     Raises UsageError, in one line, for whatever does not fit; nothing is written.
     """
@@ -27,7 +30,7 @@ def build(config: Config | str | Path, kept: Path | None = None) -> tuple[Task, 
     with _fitting(config):
         if kept is None:  # what is only read from may have been trained on a larger machine
             memory.check_rows(config)
-        return _build(config, kept)
+        return _build(config, kept, run)
 
 
 @contextlib.contextmanager
@@ -52,12 +55,12 @@ def _fitting(config: Any) -> Iterator[None]:
         raise UsageError(f"a size in the config is too large; the largest are {shown}") from error
 
 
-def _build(config: Config, kept: Path | None) -> tuple[Task, optim.Optimiser]:
+def _build(config: Config, kept: Path | None, run: Path | None) -> tuple[Task, optim.Optimiser]:
     average_decay = config.optim.ema
     if not 0 <= average_decay < 1:
         raise UsageError(f"optim.ema must be in [0, 1), got {average_decay}")
     optimiser = build_optimiser(config, {})
-    return tasks.make_task(config, kept), optimiser
+    return tasks.make_task(config, kept, run), optimiser
 
 
 def build_optimiser(config: Config, values: dict[str, Any]) -> optim.Optimiser:

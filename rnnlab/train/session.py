@@ -15,9 +15,10 @@ import jax
 
 from rnnlab.errors import UsageError
 from rnnlab.run import arrays, signals
-from rnnlab.run.config import difference, load
+from rnnlab.run.config import absolute, difference, load, plain_config
 from rnnlab.run.display import Display, warn
 from rnnlab.run.folder import lock
+from rnnlab.tasks.kinds.sources import anchored
 from rnnlab.train import memory
 from rnnlab.train.from_config import build
 from rnnlab.train.loop import run_steps
@@ -68,12 +69,14 @@ def fit(
     workdir = Path(workdir)
     if isinstance(config, str | Path):
         config = load(config)
+    elif config is not None:
+        config = absolute(plain_config(config, apart=True)).lock()
     began = time.monotonic() if began is None else began
     alone, primary = jax.process_count() == 1, jax.process_index() == 0
     arrays.check_name(workdir.absolute() / "checkpoints")
     saved = mended_config(workdir, warn) if alone else saved_config(workdir)
     settings = _agreed_config(config, saved, workdir)
-    task, optimiser = build(settings)
+    task, optimiser = build(settings, run=None if saved is None else workdir)
     steps = settings.train.steps
     display = Display(steps, task.unit, quiet=not primary, measure=task.measure)
     with signals.deferred() as caught, memory.explained(settings):
@@ -119,6 +122,7 @@ def _agreed_config(given: Config | None, saved: Config | None, workdir: Path) ->
                 f"{workdir} has {', '.join(strange)} but no config.json: choose another --workdir"
             )
         return given
+    saved = anchored(saved, workdir)
     if given is None:
         return saved
     differs = difference(saved, given)

@@ -57,7 +57,7 @@ def run_train(call: Call) -> None:
     """Train a new run, or resume the one in --workdir."""
     began = time.monotonic() - process.age()
     from rnnlab.errors import UsageError
-    from rnnlab.run import config, display, limits
+    from rnnlab.run import config, config_file, display, limits
     from rnnlab.train import parallel
     from rnnlab.train.from_config import device_request
     from rnnlab.train.saved import mended_config
@@ -69,7 +69,7 @@ def run_train(call: Call) -> None:
     if call.overrides and not flags.config:
         raise UsageError("--config.KEY needs --config=FILE beside it")
     chosen = config.load(flags.config, call.overrides) if flags.config else None
-    workdir = Path(flags.workdir or f"runs/{Path(flags.config).stem}")
+    workdir = Path(flags.workdir or f"runs/{config_file.run_name(flags.config)}")
     three = (flags.coordinator, flags.num_processes, flags.process_id)
     if flags.distributed or three != (None, None, None):
         if not flags.distributed and None in three:

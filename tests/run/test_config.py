@@ -94,11 +94,11 @@ def test_a_file_that_is_not_python():
         ("config = 1\n", " defines no get_config()"),
         (
             "def get_config():\n    return {}\n",
-            ": get_config() must return an ml_collections.ConfigDict",
+            ", line 1: get_config() must return an ml_collections.ConfigDict, and returns a ",
         ),
         (
             "def get_config():\n    pass\n",
-            ": get_config() must return an ml_collections.ConfigDict",
+            ", line 1: get_config() must return an ml_collections.ConfigDict, and returns a ",
         ),
         ("get_config = 3\n", ": get_config() must return an ml_collections.ConfigDict"),
     ],

@@ -24,6 +24,6 @@ same people and place.
 `one_frame_accuracy` in run.json is what a classifier of the middle frame alone reaches (`one_frame`).
 """
 
-from rnnlab.tasks.actions.task import ABOUT, make_task
+from rnnlab.tasks.actions.task import ABOUT, READS, make_task
 
-__all__ = ["ABOUT", "make_task"]
+__all__ = ["ABOUT", "READS", "make_task"]

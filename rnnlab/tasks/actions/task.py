@@ -17,6 +17,7 @@ from rnnlab.tasks.actions.clips import Clips, read
 from rnnlab.tasks.kinds import sequences
 from rnnlab.tasks.kinds.epochs import shuffled
 from rnnlab.tasks.kinds.shades import shaded
+from rnnlab.tasks.kinds.sources import Reads
 from rnnlab.types import About, Config, Task
 
 ABOUT = About(
@@ -25,6 +26,7 @@ ABOUT = About(
     metric="accuracy, confusion matrix",
     experiment="actions",
 )
+READS = Reads(lambda config: {"data.path": ("*/*",)})
 
 
 # ---- the clips of a folder

@@ -21,6 +21,6 @@ BLEU-1 to 4 of the corpus by sacrebleu (tokenize="none"), and the mean of the be
 Who sees nothing of the picture may say the words by their frequencies: the baseline, in nats a word.
 """
 
-from rnnlab.tasks.captions.task import ABOUT, make_task
+from rnnlab.tasks.captions.task import ABOUT, READS, make_task
 
-__all__ = ["ABOUT", "make_task"]
+__all__ = ["ABOUT", "READS", "make_task"]

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 from rnnlab.run.folder import unchanged
-from rnnlab.tasks.captions import gallery, scenes
+from rnnlab.tasks.captions import flickr, gallery, scenes
 from rnnlab.tasks.captions.data import Data, load_data, words_of
 from rnnlab.tasks.captions.network import Captioner
 from rnnlab.tasks.kinds import examples
 from rnnlab.tasks.kinds.examples import Batch, Examples
 from rnnlab.tasks.kinds.shades import shaded
+from rnnlab.tasks.kinds.sources import Reads
 from rnnlab.tasks.metrics.texts import caption_scores, exact_matches
 from rnnlab.types import About, Config, Params, Task
 
@@ -26,6 +27,19 @@ ABOUT = About(
     metric="exact match; BLEU-1 to 4 and ROUGE-L",
     experiment="captions",
 )
+
+
+def reads(config: Config) -> dict[str, tuple[str, ...]]:
+    """See `Reads`: of a folder whose pictures have features the lists alone; beside the features their
+    names."""
+    lists = (flickr.TOKENS, *flickr.LISTS.values())
+    return {
+        "data.path": lists if config.data.features else ("*",),
+        "data.features": (".txt",),
+    }
+
+
+READS = Reads(reads)
 
 ON_PAGE, ON_SHEET = 48, 12  # pictures of captions.html and captions.png
 

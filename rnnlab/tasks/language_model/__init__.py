@@ -6,7 +6,7 @@ whole held-out text statefully, every target once, and puts nanoGPT's estimate f
 beside it.
 """
 
-from rnnlab.tasks.language_model.task import ABOUT, make_task
+from rnnlab.tasks.language_model.task import ABOUT, READS, make_task
 from rnnlab.tasks.language_model.text import write_samples
 
-__all__ = ["ABOUT", "make_task", "write_samples"]
+__all__ = ["ABOUT", "READS", "make_task", "write_samples"]

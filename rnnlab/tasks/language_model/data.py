@@ -14,6 +14,7 @@ from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
 from rnnlab.run.files import read_json, write_file, write_json
 from rnnlab.run.folder import unchanged
+from rnnlab.tasks.kinds import sources
 from rnnlab.tasks.language_model import corpora
 from rnnlab.tasks.language_model.batches import (
     Batch,
@@ -38,7 +39,7 @@ def kept_vocabulary(folder: Path) -> Vocabulary:
 def read_text(config: Config, kept: Path | None) -> tuple[corpora.Corpus, np.ndarray, np.ndarray]:
     """(the text, its tokens for training, those held out). Raises UsageError for a text that cannot be
     read, is too short, or is not that of the run in `kept`."""
-    options = config.data
+    options = sources.found(config, kept).data
     text = corpora.load(
         corpus=options.corpus,
         path=options.path,

@@ -7,6 +7,7 @@ from typing import Any
 
 from rnnlab.run.limits import check_sizes, check_together
 from rnnlab.tasks.kinds.assemble import assemble
+from rnnlab.tasks.kinds.sources import Reads
 from rnnlab.tasks.language_model import network
 from rnnlab.tasks.language_model.data import Data
 from rnnlab.tasks.language_model.text import FUNCTION, check_samples, parses, text_samples
@@ -19,6 +20,7 @@ ABOUT = About(
     metric="nats and bits per character",
     experiment="quickstart",
 )
+READS = Reads(lambda config: {"data.path": (config.data.glob,)}, at_once=False)
 
 
 def validate(data: Data, reader: network.Reader, params: Params, *, unit: str) -> dict[str, float]:

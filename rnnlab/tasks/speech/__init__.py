@@ -21,6 +21,6 @@ utterance has. Who hears nothing gives every step the same probabilities: the ba
 The trivial answer is the one constant text with the fewest errors, chosen with the true texts known.
 """
 
-from rnnlab.tasks.speech.task import ABOUT, make_task
+from rnnlab.tasks.speech.task import ABOUT, READS, make_task
 
-__all__ = ["ABOUT", "make_task"]
+__all__ = ["ABOUT", "READS", "make_task"]

@@ -18,6 +18,7 @@ from rnnlab.models import configured
 from rnnlab.run.figure import save
 from rnnlab.run.limits import check_sizes
 from rnnlab.tasks.kinds import examples, sequences
+from rnnlab.tasks.kinds.sources import Reads
 from rnnlab.tasks.metrics.texts import best_constant, error_rates
 from rnnlab.tasks.metrics.tokens import Sums
 from rnnlab.tasks.speech import audio, ctc, figure
@@ -31,6 +32,7 @@ ABOUT = About(
     metric="character and word error rate",
     experiment="speech",
 )
+READS = Reads(lambda config: {"data.path": ("*.wav",)})
 OPTIONS = {  # what an unset key of config.data is, for those that the source has a use for
     "morse": {"snr": 10.0},
     "fsdd": {

@@ -31,6 +31,6 @@ change alone and by RECENT ones.
 `launch.py mot` scores the boxes of a tracker of yours against the true ones, by MOTA and IDF1 (`scores`).
 """
 
-from rnnlab.tasks.tracking.task import ABOUT, make_task
+from rnnlab.tasks.tracking.task import ABOUT, READS, make_task
 
-__all__ = ["ABOUT", "make_task"]
+__all__ = ["ABOUT", "READS", "make_task"]

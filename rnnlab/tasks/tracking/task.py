@@ -14,6 +14,7 @@ from rnnlab.data import draws, sprites
 from rnnlab.errors import UsageError
 from rnnlab.models import encoders
 from rnnlab.tasks.kinds import sequences
+from rnnlab.tasks.kinds.sources import Reads
 from rnnlab.tasks.metrics.boxes import iou
 from rnnlab.tasks.tracking import crossings, figure, tracks
 from rnnlab.types import About, Array, Config, Task
@@ -24,6 +25,7 @@ ABOUT = About(
     metric="mean IoU of the boxes, over all frames and the hidden ones",
     experiment="tracking",
 )
+READS = Reads(lambda config: {"data.path": ("gt.txt", "seqinfo.ini")})
 HIDDEN, COVERED = 0.5, 0.1  # at most so much of the target can be seen
 
 

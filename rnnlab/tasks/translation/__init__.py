@@ -15,6 +15,6 @@ Answers are judged by their share of exact matches and by sacreBLEU (Post 2018; 
 on the whole test set for a beam of eval.beam.
 """
 
-from rnnlab.tasks.translation.task import ABOUT, make_task, write_samples
+from rnnlab.tasks.translation.task import ABOUT, READS, make_task, write_samples
 
-__all__ = ["ABOUT", "make_task", "write_samples"]
+__all__ = ["ABOUT", "READS", "make_task", "write_samples"]

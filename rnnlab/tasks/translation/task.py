@@ -14,6 +14,7 @@ from rnnlab.data import words
 from rnnlab.errors import UsageError
 from rnnlab.run.files import write_json
 from rnnlab.tasks.kinds import examples
+from rnnlab.tasks.kinds.sources import Reads
 from rnnlab.tasks.metrics.texts import bleu, exact_matches
 from rnnlab.tasks.translation import figure
 from rnnlab.tasks.translation.data import (
@@ -33,6 +34,17 @@ ABOUT = About(
     metric="sacreBLEU and exact matches; nats per symbol",
     experiment="translation",
 )
+
+
+def reads(config: Config) -> dict[str, tuple[str, ...]]:
+    """See `Reads`: the parallel files, packed or not."""
+    options = config.data
+    names = (options.train, options.valid, options.test)
+    files = [f"{name}.{side}" for name in names for side in (options.source, options.target)]
+    return {"data.path": (*files, *(f"{file}.gz" for file in files))}
+
+
+READS = Reads(reads)
 
 
 def check(config: Config) -> None:

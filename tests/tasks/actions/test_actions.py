@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -180,6 +181,8 @@ def test_a_folder_of_videos_is_trained_on_and_shown(videos, tmp_path, capsys):
 
     (videos / "testlist.txt").write_text("Left/v_Left_g05_c01.avi\n")  # of a run that has begun
     clip_files.read.cache_clear()
+    assert launch.main(["show", f"--workdir={run}"]) == 0  # of the clips that the run keeps
+    shutil.rmtree(run / "data")
     assert launch.main(["show", f"--workdir={run}"]) == 2
     assert "the clips of this run changed since it began" in capsys.readouterr().err
 

@@ -1,5 +1,7 @@
 """Tracking: what the answers are, what a baseline reaches, boxes ahead from MOT files, the pictures."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -198,9 +200,14 @@ def test_the_model_learns_the_boxes_ahead(tmp_path):
     assert 0 < found["iou"] < 1
     (tmp_path / "shown").mkdir()
     assert len(run.task.draw(run.params, tmp_path / "shown")) == 2
-    # Other boxes than the run's are refused.
+    # The run keeps its boxes; others than those are refused.
     path = tmp_path / "one/gt.txt"
     path.write_text(path.read_text().replace(",20,40,1", ",21,40,1"))
+    again = open_run(tmp_path / "run", "latest", print)
+    assert again.task.evaluate(run.params) == found
+    with pytest.raises(UsageError, match="changed since it began"):
+        fit(None, tmp_path / "run", [])
+    shutil.rmtree(tmp_path / "run" / "data")
     with pytest.raises(UsageError, match="changed since it began"):
         open_run(tmp_path / "run", "latest", print)
 
