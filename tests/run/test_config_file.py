@@ -1,6 +1,7 @@
 """What a config file may import, be asked for, and give; and what is told of one that fails."""
 
 import enum
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rnnlab.run import config_file
 
 HEAD = """\
 import enum
+import os
 import pathlib
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -304,7 +306,7 @@ def test_paths_are_absolute(folder, monkeypatch):
     for given, full in {
         "~/t.txt": folder / "t.txt",
         "t.txt": here / "t.txt",
-        "../t": folder / "t",
+        os.path.join(os.pardir, "t"): folder / "t",
         "./d/": here / "d",
         str(folder): folder,
     }.items():
