@@ -24,14 +24,12 @@ def get_config() -> Config:
     config.data.path = ""  # a text file or folder of your own, instead of a corpus
     config.data.level = "char"  # char (Unicode characters) or byte
     config.data.glob = "**/*"  # which files of a folder
-    config.data.encoding = placeholder(
-        str
-    )  # of your text: utf-16-le, latin-1, ...; unset: UTF-8, or
-    # what the byte order mark of a file says. A file that gzip has packed is unpacked.
+    # of your text: utf-16-le, latin-1, ...; unset: UTF-8, or what the byte order mark of a file says.
+    # A file that gzip has packed is unpacked.
+    config.data.encoding = placeholder(str)
     config.data.valid_fraction = 0.1  # the last part of the text is held out
-    config.data.batching = (
-        "streams"  # streams: state carried (truncated BPTT); windows: independent
-    )
+    # streams: state carried (truncated BPTT); windows: independent
+    config.data.batching = "streams"
     config.data.forget = 0.01  # share of windows that start from a zero state, to stay used to it
     config.data.shift = True  # each epoch's window borders fall elsewhere
 
@@ -56,7 +54,7 @@ def get_config() -> Config:
     config.model.keep = "preactivations"  # for the backward pass; or states: less memory, a product
     config.model.precision = "float32"  # of matrix products: float32 (strict), tf32 or bf16
 
-    config.model.options = ConfigDict()  # of the cell; a cell of your own may add to them
+    config.model.options = ConfigDict()  # of the cell; add a line for one of your own cell's
     config.model.options.kernel_x_init = placeholder(str)  # glorot_uniform, uniform:0.08, ...
     config.model.options.kernel_h_init = placeholder(str)  # orthogonal, identity:1.0, spectral:1.1
     config.model.options.bias_init = placeholder(str)

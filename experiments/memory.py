@@ -20,9 +20,8 @@ def get_config():
     config.task = "temporal_order"
 
     config.data = ConfigDict()
-    config.data.shortest = (
-        0  # lengths are uniform from here to train.window; 0: all are train.window
-    )
+    # lengths are uniform from here to train.window; 0: all are train.window
+    config.data.shortest = 0
     config.data.symbols = placeholder(int)  # temporal_order: 2 or 3; random_permutation: dictionary
     config.data.bits = placeholder(int)  # noiseless_memorisation: 5 or 20
     config.data.kinds = placeholder(int)  # dyck: of brackets
@@ -33,9 +32,8 @@ def get_config():
     config.data.valid = placeholder(int)  # mnist: the last training images, held out
 
     config.eval = ConfigDict()
-    config.eval.sequences = (
-        1000  # fresh ones, the same at every evaluation; mnist: the first so many
-    )
+    # fresh ones, the same at every evaluation; mnist: the first so many
+    config.eval.sequences = 1000
     config.eval.chunk = 250  # of them at once
     config.eval.lengths = ()  # at the end: the error at these lengths too, such as (100, 500)
     config.eval.longer = 1000  # fresh sequences at each of these lengths

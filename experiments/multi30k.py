@@ -5,7 +5,7 @@
 downloads 29,000 captions and their translations (Elliott et al. 2016), 1.2 MB; without a network give
 --config.data.download= --config.data.path=FOLDER with train.en, train.de, val.en, val.de,
 test_2016_flickr.en and test_2016_flickr.de, .gz or not. On 2 cores, in 58 minutes beside other work
-(33 minutes of the processor), it reaches a BLEU of 32.4 on the test set of 2016; published recurrent
+(33 minutes of CPU time), it reaches a BLEU of 32.4 on the test set of 2016; published recurrent
 models with attention lie in the low to middle thirties.
 """
 

@@ -20,7 +20,8 @@ def get_config():
     config.data.shortest = 0  # one step: all have the same length
     config.data.path = placeholder(str)  # a CSV file of numbers; unset: the Henon map
     config.data.encoding = placeholder(str)  # of the file; unset: UTF-8, or what its mark says
-    config.data.labels = placeholder(bool)  # the last column has labels, not values; unset: if words
+    # the last column has labels, not values; unset: if they are words
+    config.data.labels = placeholder(bool)
     config.data.valid = placeholder(float)  # share of the lines that is held out, 0.1
     config.data.test = placeholder(float)  # and for the end, 0.1
 

@@ -1,1 +1,1 @@
-"""What tasks are made with: sequences of known answers, examples whose answers are said."""
+"""What tasks are made with: sequences of known answers, examples whose answers are texts."""

@@ -1,4 +1,4 @@
-"""A task made of examples whose answers are said: captions, translations, transcripts.
+"""A task made of examples whose answers are texts: captions, translations, transcripts.
 
 A file of rnnlab/tasks states its examples, its network, and how an answer is found and judged; the
 batches as functions of the step, validation, the last test and what is shown follow from these.
