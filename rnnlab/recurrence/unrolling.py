@@ -74,8 +74,8 @@ def unroll(
     record: y comes with the states beside it, for `taps.parted`.
     chunk: > 0: rematerialise. Only the carry at every `chunk`-th step is kept for the backward
         pass, the rest is computed again; a chunk near sqrt(T) (`sqrt_chunk`) makes the memory of
-        the backward pass grow as sqrt(T) beyond x and y themselves (Chen et al. 2016).
-
+        the backward pass grow as sqrt(T) beyond x and y themselves (Chen et al. 2016). With a
+        symbolic T, of `jax.export`, it does nothing.
     path: "auto": the fast backward pass of `bptt` for cells that state their step in four
         parts, the plain scan for all others and for forward-mode differentiation. "plain": the
         plain scan. "cudnn": NVIDIA's LSTM, see `cudnn`; an error where it cannot be had.
@@ -121,7 +121,8 @@ def unroll(
             return bptt.scan(cell, params, carry, steps, reverse=reverse, keep=keep)
         return bptt.plain(cell, params, carry, steps, reverse=reverse)
 
-    if chunk <= 0 or chunk >= time:
+    # A symbolic T, of `jax.export`, cannot be cut: how many steps would be left over is not known.
+    if chunk <= 0 or not isinstance(time, int) or chunk >= time:
         return window(carry, steps)
     # Equal chunks in one scan, and what is left over as a window of its own, last in running order.
     count, rest = divmod(time, chunk)
@@ -141,5 +142,10 @@ def unroll(
 
 
 def sqrt_chunk(time: int) -> int:
-    """The chunk for which kept carries and recomputed steps are in balance: ceil(sqrt(T))."""
+    """The chunk for which kept carries and recomputed steps are in balance: ceil(sqrt(T)).
+
+    0, no chunks, for a symbolic T of `jax.export`.
+    """
+    if not isinstance(time, int):
+        return 0
     return math.isqrt(max(time - 1, 0)) + 1

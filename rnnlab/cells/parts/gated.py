@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from rnnlab.cells.parts import initialisers, precision
@@ -144,6 +144,17 @@ def _zoneout(old: Any, new: Any, zone: Any, rate: float) -> Any:
     return jax.tree.map(lambda o, n, keep_old: jnp.where(keep_old, o, n), old, new, zone)
 
 
+_exportable: set[str] = set()
+
+
+def _make_exportable(carry_type: type) -> None:
+    """Let `jax.export` write and read functions of this state: a name stands for its class."""
+    name = f"{carry_type.__module__}.{carry_type.__qualname__}"
+    if name not in _exportable:
+        _exportable.add(name)
+        export.register_namedtuple_serialization(carry_type, serialized_name=name)
+
+
 def gated_cell(
     name: str,
     pointwise: Callable[..., Any],
@@ -171,6 +182,7 @@ def gated_cell(
         `product(h, columns)` multiplies by those columns of kernel_h; such a cell has no form in
         four parts and takes the plain scan.
     """
+    _make_exportable(carry_type)
     made = Gated(pointwise, carry_type, gates, options, keeping_gate, apart, extra, recur)
     linear = recur is None
     return Cell(

@@ -9,6 +9,7 @@ float32. Under bf16 the cotangent too is rounded where a gradient multiplies it,
 sum over batch and time is float32 and stays so: through a plain cast JAX would round it to 8 bits.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,7 +101,8 @@ def _on_cpu(x: Array, w: Array, *, axes: Axes, name: str) -> Array:
     if not batch and x.ndim == w.ndim == 2 and of_x == (1,):
         # Rows times a matrix, the product inside a loop. What is done to w alone does not depend
         # on the step, and XLA moves it out of the loop.
-        if x.shape[0] <= FEW_ROWS and w.size >= WIDE:
+        # A symbolic number of rows, of `jax.export`, cannot be compared: the program is for any.
+        if isinstance(x.shape[0], int) and x.shape[0] <= FEW_ROWS and w.size >= WIDE:
             # Faster as (w^T x^T)^T, by up to a half; x itself is best left as it lies.
             turned = w if of_w == (1,) else lie(w.T)
             return lie(lax.dot_general(turned, x, (((1,), (1,)), ((), ())), precision=exact)).T
@@ -163,7 +165,16 @@ def _batched(operands: Any, mapped: Any, *, axes: Axes, name: str) -> tuple[Arra
     return _product_p.bind(*moved, axes=axes, name=name), at
 
 
-_product_p.def_impl(jax.jit(_product_p.bind, static_argnames=("axes", "name")))
+def _anywhere(x: Array, w: Array, *, axes: Axes, name: str) -> Array:
+    """The product of arrays that are there, by what it is made of: not by `bind`, which would come
+    back here for ever where `jax.disable_jit` or `jax.debug_nans` takes the compiled form apart."""
+    here, elsewhere = (
+        functools.partial(form, axes=axes, name=name) for form in (_on_cpu, _product)
+    )
+    return lax.platform_dependent(x, w, cpu=here, default=elsewhere)
+
+
+_product_p.def_impl(jax.jit(_anywhere, static_argnames=("axes", "name")))
 _product_p.def_abstract_eval(_shape)
 for _function, _platform in ((_product, None), (_on_cpu, "cpu")):
     _lowering = mlir.lower_fun(_function, multiple_results=False)
