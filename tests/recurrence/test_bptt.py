@@ -63,7 +63,18 @@ def check(cell: Cell, keep: str = "preactivations", **situation: Any) -> None:
     assert any(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(want[1]))
 
 
-@pytest.mark.parametrize("case", SEPARATE, ids=label)
+def representative(case: Case) -> bool:
+    """Of every cell the plain one and the one with most options; an option alone of the LSTM."""
+    return case.cell == "lstm" or case.label in ("plain", "everything")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, marks=() if representative(c) else pytest.mark.slow, id=label(c))
+        for c in SEPARATE
+    ],
+)
 def test_every_cell_and_option(case, float64):
     check(cells.get(case.cell, hidden=H, **case.options))
 
