@@ -15,7 +15,10 @@ def lab(tmp_path_factory) -> Lab:
     return Lab(tmp_path_factory.mktemp("lab"))
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow if kind == "endurance" else ()) for kind in kinds()],
+)
 def test_nothing_is_lost(lab, kind):
     module = importlib.import_module(f"tests.faults.{kind}")
     rows = list(module.campaign(lab, module.SHORT))
