@@ -101,10 +101,12 @@ def member(path: Path, name: str) -> Capped:
 def array(path: Path) -> np.ndarray:
     """The array of a .npy file as a read-only memory-map: what its header says of its size is true
     then. Raises OSError, ValueError or EOFError for anything else, an archive or Python objects say."""
+    with open(path, "rb") as file:  # or NumPy would try it as an archive, and as a pickle
+        if file.read(6) != b"\x93NUMPY":
+            raise ValueError("it is no array")
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OverflowError, SyntaxError, TypeError, MemoryError) as error:
-        raise ValueError(str(error)) from None
-    if not isinstance(found, np.ndarray):
-        raise ValueError("it is no array")
-    return found
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise
+    except Exception as error:  # whatever its header makes of NumPy's parser
+        raise ValueError(str(error) or type(error).__name__) from None

@@ -5,6 +5,7 @@ Pillow and PyAV are imported where they are used: whoever reads no media needs n
 
 import contextlib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from rnnlab.data.reading import reading, reason_of
 from rnnlab.errors import RnnlabError, UsageError, exhausted
 
 # ---- images
+
+_SILENT = logging.NullHandler()  # what Pillow logs of a damaged file is told in the one line
 
 
 def image(path: Path | str, size: int) -> np.ndarray:
@@ -37,6 +40,7 @@ def image(path: Path | str, size: int) -> np.ndarray:
         raise UsageError(
             "reading images needs the package pillow: pip install -c constraints.txt -e '.[media]'"
         ) from None
+    logging.getLogger("PIL").addHandler(_SILENT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags that nobody reads

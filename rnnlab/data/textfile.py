@@ -217,8 +217,11 @@ class Decoder:
     def _undecodable(self, at: int) -> UsageError:
         if b"\0" in self._head and (guess := unmarked(self._head)) and guess != self.found:
             return not_text(self.name, self._head, "")
+        where = f"{self.name} is not valid {self.found.upper()} at byte {at}"
+        if self.mark:
+            return UsageError(f"{where}, which its byte order mark says it is: it may be cut off")
         return UsageError(
-            f"{self.name} is not valid {self.found.upper()} at byte {at}: --config.data.encoding names "
+            f"{where}: --config.data.encoding names "
             "another encoding, latin-1 say, and --config.data.level=byte reads any file"
         )
 

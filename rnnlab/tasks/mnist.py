@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlab.data import cache, draws
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 from rnnlab.run.folder import unchanged
 from rnnlab.tasks.kinds import sequences
@@ -141,7 +142,8 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     Raises UsageError for options that do not fit the images, or other images than the run's.
     """
     chosen = sequences.options(config, path="", permuted=False, pool=1, valid=5000)
-    found = load(chosen["path"])
+    with reading(chosen["path"] or "MNIST"):
+        found = load(chosen["path"])
     unchanged(kept, "images", found.source, found.sha256)
     width = found.train[0].shape[2] // max(chosen["pool"], 1)
 

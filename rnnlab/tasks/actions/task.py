@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnnlab.data import draws, media, sprites
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 from rnnlab.models import encoders
 from rnnlab.run.folder import unchanged
@@ -125,7 +126,8 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
     lists = chosen["trainlist"], chosen["testlist"]
     _check_side(chosen["side"])
     parts = config.train.window, chosen["valid"], chosen["test"]
-    clips = read(chosen["path"], lists, chosen["side"], *parts, chosen["encoding"])
+    with reading(chosen["path"]):
+        clips = read(chosen["path"], lists, chosen["side"], *parts, chosen["encoding"])
     unchanged(kept, "clips", chosen["path"], clips.sha256)
     shape = clips.shape
     if len(shape) == 1 and config.data.side is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from rnnlab.data import optional
 from rnnlab.data.draws import EVALUATE, TEST, TRAIN
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 from rnnlab.tasks.captions import flickr, scenes
 from rnnlab.tasks.kinds.examples import Batch, Examples
@@ -98,12 +99,10 @@ def flickr_of(config: Config) -> Data:
     fit."""
     for package in ("sacrebleu", "rouge_score"):  # now, and not at the first validation
         optional.needed(package, "scoring captions")
-    splits = flickr.load(
-        config.data.path,
-        config.data.size,
-        config.data.features,
-        config.data.get("encoding"),
-    )
+    options, encoding = config.data, config.data.get("encoding")
+    path, size, features = options.path, options.size, options.features
+    with reading(path):
+        splits = flickr.load(path, size, features, encoding)
     if config.data.rare < 1:
         raise UsageError(f"data.rare must be at least 1, got {config.data.rare}")
     train = splits["train"]

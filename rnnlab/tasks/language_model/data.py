@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnnlab.data import archives, textfile
+from rnnlab.data.reading import reading
 from rnnlab.data.vocabulary import Vocabulary
 from rnnlab.errors import UsageError
 from rnnlab.run.files import read_json, write_file, write_json
@@ -40,13 +41,9 @@ def read_text(config: Config, kept: Path | None) -> tuple[corpora.Corpus, np.nda
     """(the text, its tokens for training, those held out). Raises UsageError for a text that cannot be
     read, is too short, or is not that of the run in `kept`."""
     options = sources.found(config, kept).data
-    text = corpora.load(
-        corpus=options.corpus,
-        path=options.path,
-        level=options.level,
-        glob=options.glob,
-        encoding=options.get("encoding", textfile.OLDER),
-    )
+    chosen = {key: options[key] for key in ("corpus", "path", "level", "glob")}
+    with reading(options.path or options.corpus):
+        text = corpora.load(**chosen, encoding=options.get("encoding", textfile.OLDER))
     unchanged(kept, "text", text.source, text.sha256)
     return text, *split(text.tokens, valid_fraction=options.valid_fraction)
 

@@ -155,7 +155,8 @@ def spoken_digits(
         )
     if not 0 <= speed < 0.5:
         raise UsageError(f"data.speed must be in [0, 0.5), got {speed}")
-    clips = load(chosen["path"])
+    with reading(chosen["path"]):
+        clips = load(chosen["path"])
     unchanged(kept, "clips", chosen["path"], clips.sha256)
     parts = split(clips, chosen["speaker"])
     strings = Strings(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlab.data import draws, optional, textfile, words, wordsplit
+from rnnlab.data.reading import reading
 from rnnlab.errors import UsageError
 from rnnlab.run.files import read_json
 from rnnlab.run.folder import unchanged
@@ -125,13 +126,10 @@ def _texts(config: Config, kept: Path | None) -> Data:
     optional.needed("sacrebleu", "BLEU")  # now, and not at the first validation
     options, window = config.data, config.train.window
     names = (options.train, options.valid, options.test)
-    parts, sha256 = texts.load(
-        options.path,
-        options.download,
-        names,
-        (options.source, options.target),
-        options.get("encoding", textfile.OLDER),
-    )
+    source, languages = (options.path, options.download), (options.source, options.target)
+    with reading(options.path or options.download):
+        encoding = options.get("encoding", textfile.OLDER)
+        parts, sha256 = texts.load(*source, names, languages, encoding)
     unchanged(kept, "texts", options.path or options.download, sha256)
     vocabularies, lengths = vocabularies_of(config, kept, parts["train"]), lengths_of(config)
 
