@@ -27,7 +27,7 @@ ABOUT = About(
     metric="accuracy, confusion matrix",
     experiment="actions",
 )
-READS = Reads(lambda config: {"data.path": ("*/*",)})
+READS = Reads(lambda config: {"data.path": ("*/*", "*.[cC][sS][vV]")})
 
 
 # ---- the clips of a folder

@@ -143,10 +143,11 @@ def keep(config: Any, run: Path, reads: Reads) -> None:
     size = 0
     for key, value in paths.items():
         there = listed(Path(value), patterns.get(key, EVERY))
-        # The run may lie in the folder that is read.
-        files[key] = [
-            (name, file) for name, file in there if not file.is_relative_to(run.absolute())
-        ]
+        if run.absolute().is_relative_to(value):  # the run lies in the folder that is read
+            there = [
+                (name, file) for name, file in there if not file.is_relative_to(run.absolute())
+            ]
+        files[key] = there
         size += sum(file.stat().st_size for _, file in files[key])
     kept, index = size <= KEPT_AT_MOST, dict[str, Any]()
     try:
@@ -236,9 +237,8 @@ def _digest(files: list[tuple[str, Path]]) -> str:
     digest = hashlib.sha256()
     for name, file in sorted(files):
         with file.open("rb") as content:
-            digest.update(
-                f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
-            )
+            line = f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))  # of any name there is
     return digest.hexdigest()
 
 

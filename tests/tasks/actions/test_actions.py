@@ -10,6 +10,7 @@ import pytest
 
 import launch
 from rnnlab import tasks
+from rnnlab.data import folders
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
 from rnnlab.tasks.actions import clips as clip_files
@@ -400,3 +401,19 @@ def test_the_quick_configuration_sees_the_motion(tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line for line in lines if line["split"] == "valid"][-1]["error"] < 0.5
     assert json.loads((run / "run.json").read_text())["data"]["one_frame_accuracy"] < 0.15
+
+
+def test_a_run_keeps_its_clips_from_one_folder_and_through_links(tmp_path):
+    flat = labelled(tmp_path / "flat")
+    linked = series(tmp_path / "linked", count=6)
+    (linked / "up" / "more").symlink_to(series(tmp_path / "away", count=4) / "up")
+    for data in (flat, linked):
+        config = configuration.load(
+            str(ROOT / "experiments" / "actions.py"), [*SMALL, f"data.path={data}"]
+        )
+        run = tmp_path / f"run of {data.name}"
+        run.mkdir()
+        kept = tasks.make_task(config, run=run)
+        kept.keep(run)
+        copies = {file.name for file in (run / "data").rglob("*") if file.is_file()}
+        assert copies == {name.rpartition("/")[2] for name in folders.files(data)}
