@@ -94,6 +94,9 @@ def get_config() -> Config:
 
     config.train = ConfigDict()
     config.train.steps = 3000  # updates
+    # A run's folder, whose best weights this one begins with (DIR:latest, DIR:STEP for others), on a
+    # new text or with another recipe: symbols are matched, new ones drawn afresh; see rnnlab/train
+    config.train.init_from = placeholder(str)
     config.train.batch_size = 32  # B parallel streams
     config.train.window = 64  # T time steps of backpropagation
     config.train.log_every = 50

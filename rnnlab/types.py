@@ -160,3 +160,7 @@ class Task(NamedTuple):
     # (params, folder) -> the pictures and pages that it has written there, for the verb show
     draw: Callable[[Params, Path], list[Path]] | None = None
     shapes: int = 1  # how many shapes the batches have; each is compiled
+    # For weights of another run (`rnnlab.train.start`): vocabulary -> its symbols, by place; and
+    # (vocabulary -> size) -> the `init` of that task with so many symbols
+    symbols: Any = None
+    resized: Any = None

@@ -22,6 +22,7 @@ from rnnlab.run.display import warn
 from rnnlab.run.files import read_json, write_json
 from rnnlab.sweep import population
 from rnnlab.tasks.kinds.sources import anchored
+from rnnlab.train import start
 from rnnlab.train.from_config import build
 from rnnlab.train.saved import mended_config, saved_config
 from rnnlab.types import Config, Task
@@ -124,6 +125,8 @@ def group_members(
     for member in members:
         try:
             task, _ = build(member.config, run=run(member))
+            if run(member) is None:
+                start.plan(member.config, task)
         except UsageError as error:
             raise UsageError(f"member {member.name}: {error}") from error
         key = member.added, population.signature(member.config, task)

@@ -47,7 +47,7 @@ def signature(config: Config, task: Task) -> tuple[Any, ...]:
     Of a rate only whether it is 0 belongs to the program, which has no masks then; so for the
     decay of the weight average.
     """
-    aside = {"seed", *task.initial, *OPTIMISER}
+    aside = {"seed", "train.init_from", *task.initial, *OPTIMISER}
     switches = {AVERAGE, *task.rates}
     return tuple(
         (key, value > 0 if key in switches else value)

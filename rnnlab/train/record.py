@@ -23,7 +23,7 @@ from rnnlab.run.events import Events
 from rnnlab.run.files import json_row, read_json, read_rows, write_json
 from rnnlab.run.folder import describe, unchanged
 from rnnlab.run.logs import Log
-from rnnlab.train import faults, optim, parallel
+from rnnlab.train import faults, optim, parallel, start
 from rnnlab.train.saved import SUMMARY, heal
 from rnnlab.train.state import LATER_LEAVES, TrainState, configured_state, tally_means
 from rnnlab.train.threshold import clipped_share, describe_clipping
@@ -116,8 +116,13 @@ class Record:
                 split=self.split,
                 later=LATER_LEAVES,
             )
+        self.begun_with: dict[str, Any] | None = None
         if found is not None:
             state, meta = found
+        elif (weights := start.plan(self.config, self.task)) is not None:
+            state, self.begun_with = start.begun(weights, state, self.optimiser), weights.facts
+            if self.primary:
+                self.display.say(weights.told)
         reached = int(state.step)
         if parallel.broadcast(reached) != reached:
             raise CheckpointError(f"{self.root} is not the same folder for all processes")
@@ -136,6 +141,8 @@ class Record:
         else:
             count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
             run = {**described, "data": facts, "parameters": count}
+            if self.begun_with is not None:
+                run["init_from"] = self.begun_with
         write_json(self.workdir / "config.json", to_json(self.config))
         self.task.keep(self.workdir)
         write_json(path, run)

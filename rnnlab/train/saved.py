@@ -20,7 +20,7 @@ SUMMARY = "summary.json"  # written at the end, of what the other files say
 # Keys that older runs lack, and what those did.
 LATER_KEYS = {
     "parallel": {"devices": 1},
-    "train": {"steps_per_dispatch": 1, "skip_faults": 0},
+    "train": {"steps_per_dispatch": 1, "skip_faults": 0, "init_from": None},
     "model": {"path": "plain", "keep": "preactivations", "precision": "float32"},
     "optim": {"omega": 0.0},
     "diagnose": {"every": 0, "saturation": True},

@@ -19,7 +19,7 @@ from rnnlab.run.config import absolute, difference, load, plain_config
 from rnnlab.run.display import Display, warn
 from rnnlab.run.folder import lock
 from rnnlab.tasks.kinds.sources import anchored
-from rnnlab.train import memory
+from rnnlab.train import memory, start
 from rnnlab.train.from_config import build
 from rnnlab.train.loop import run_steps
 from rnnlab.train.record import Record, fail_together
@@ -77,6 +77,8 @@ def fit(
     saved = mended_config(workdir, warn) if alone else saved_config(workdir)
     settings = _agreed_config(config, saved, workdir)
     task, optimiser = build(settings, run=None if saved is None else workdir)
+    if saved is None:  # before anything is written
+        start.plan(settings, task)
     steps = settings.train.steps
     display = Display(steps, task.unit, quiet=not primary, measure=task.measure)
     with signals.deferred() as caught, memory.explained(settings):

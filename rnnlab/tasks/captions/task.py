@@ -137,4 +137,8 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         facts=data.facts,
         fingerprint={"vocabulary": hashlib.sha256("\n".join(data.symbols).encode()).hexdigest()},
         draw=captions.draw,
+        symbols={"words": data.symbols},
+        resized=lambda sizes: (
+            Captioner(config, data._replace(symbols=("",) * sizes["words"]), {}).init
+        ),
     )

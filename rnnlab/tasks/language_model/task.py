@@ -100,6 +100,8 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
             "vocabulary": f"{vocabulary.size} symbols, sha256 {vocabulary.sha256[:12]}",
         },
         unit=config.data.level,
+        symbols={"text": vocabulary.symbols},
+        resized=lambda sizes: network.build(config, sizes["text"]).init,
         writes="--length=500",
         probe=Probe(
             net,

@@ -188,6 +188,8 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         keep=keep,
         draw=translations.draw,
         schedule=schedule,
+        symbols={side: getattr(vocabularies, side).symbols for side in SIDES},
+        resized=lambda sizes: Translator(config, (sizes["source"], sizes["target"]), {}).init,
         writes=f"--prime={shlex.quote(data.valid.truth(0)[0])}",
         shapes=len(lengths_of(config)),
     )
