@@ -22,7 +22,10 @@ SOURCES = [ROOT / "launch.py", *sorted((ROOT / "rnnlab").rglob("*.py"))]
 CODE = ("pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib", "runpy", "code")
 ALLOWED = {
     ("rnnlab/sweep/slurm.py", "cloudpickle"): "what submitit hands to the job that it submits",
-    ("rnnlab/run/config.py", "exec_module"): "the config file that the user names, which is Python",
+    (
+        "rnnlab/run/config_file.py",
+        "exec_module",
+    ): "the config file that the user names, which is Python",
 }
 # Calls that do more than they seem to.
 CALLS = (
