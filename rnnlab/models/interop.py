@@ -127,6 +127,12 @@ def from_torch(state_dict: Mapping[str, Any], *, cell: str, prefix: str = "") ->
     return _owned(layers)
 
 
+def _torch_dtype(array: np.ndarray) -> Any:
+    """The dtype to export in: `torch.from_numpy` takes NumPy's own, and not bfloat16 or float8."""
+    own = array.dtype in (np.float16, np.float32, np.float64)
+    return array.dtype if own else np.float32
+
+
 def to_torch(layers: Sequence[Params], *, cell: str, **options: Any) -> dict[str, np.ndarray]:
     """The state dict of a torch.nn.RNN, GRU or LSTM with two biases; the inverse of `from_torch`.
 
@@ -134,7 +140,8 @@ def to_torch(layers: Sequence[Params], *, cell: str, **options: Any) -> dict[str
     options: what the cell was made with, to refuse what its parameters do not show: zoneout, and
         reset="before".
 
-    Returns name -> a writable, contiguous array, fit for `torch.from_numpy`.
+    Returns name -> a writable, contiguous array, fit for `torch.from_numpy`: bfloat16, which
+    NumPy lacks, as float32.
 
     Raises UsageError for what torch cannot express (another cell, layer norm, peepholes, those
     options) and for parameters that are missing or misshapen.
@@ -153,7 +160,7 @@ def to_torch(layers: Sequence[Params], *, cell: str, **options: Any) -> dict[str
                 "bias_hh": own.get("bias_h", np.zeros_like(own["bias"])),
             }
             for name, array in arrays.items():
-                state[f"{name}_l{k}{end}"] = np.array(array, order="C")
+                state[f"{name}_l{k}{end}"] = np.array(array, _torch_dtype(array), order="C")
     return state
 
 

@@ -7,6 +7,7 @@ al. 2014 (orthogonal); Le et al. 2015 (identity); Jaeger 2001 (spectral radius).
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,12 +80,23 @@ def check(name: str, spec: str, hidden: int | None = None) -> None:
 
 
 def from_spec(spec: str, hidden: int | None = None) -> Initialiser:
-    """The initialiser that `spec` names.
+    """The initialiser that `spec` names. In 16 bits or fewer it draws in float32 and rounds: a QR
+    decomposition has no lower precision.
 
     hidden: H, read by "inverse_sqrt_hidden" alone: U(-1/sqrt(H), 1/sqrt(H)), PyTorch's convention.
 
     Raises UsageError for an unknown name (with the nearest one) or a bad argument.
     """
+    draw = _from_spec(spec, hidden)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        low = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
+        return draw(key, shape, jnp.float32).astype(dtype) if low else draw(key, shape, dtype)
+
+    return init
+
+
+def _from_spec(spec: str, hidden: int | None) -> Initialiser:
     name, colon, argument = spec.partition(":")
     known = [*_WITH_ARGUMENT, *_PLAIN, "inverse_sqrt_hidden"]
     if name not in known:
