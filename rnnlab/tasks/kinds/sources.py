@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ class Reads(NamedTuple):
     # config -> key -> patterns. Of a folder: of the files below it that are read, by the end of their
     # relative paths; of a file: suffixes of the files of its name that belong to it. Keys of `data`
     # that are not named: EVERY file of a folder.
-    files: Callable[[Any], dict[str, Sequence[str]]] = lambda config: {}
+    files: Callable[[Any], Mapping[str, Sequence[str]]] = lambda config: {}
     # whether a task of a run needs them at once; False: it keeps what evaluating needs, and calls
     # `found` for the rest
     at_once: bool = True
