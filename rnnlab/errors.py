@@ -4,6 +4,7 @@ Imports nothing of rnnlab, and not JAX either, so that a mistyped flag is answer
 """
 
 import difflib
+import errno
 from collections.abc import Iterable, Mapping
 
 
@@ -83,6 +84,15 @@ class Interrupted(RnnlabError):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+# What a file system says that lacks an operation: flock, or fsync of a folder.
+LACKING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+
+
+def lacking(error: OSError) -> bool:
+    """Whether this says that the file system lacks the operation, and not that it failed."""
+    return error.errno in LACKING
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

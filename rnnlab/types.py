@@ -155,7 +155,8 @@ class Task(NamedTuple):
     probe: Probe | None = None  # None where the model is no stack of cells
     measure: str = "nats"  # what the loss counts, a `unit`
     baseline: tuple[str, float] | None = None  # (who needs no memory, its loss)
-    # flags of the verb sample to begin with, if the task's module has `write_samples` for it
+    # flags of the verb sample to begin with, quoted for a shell; only if the task's module has
+    # `write_samples` for it
     writes: str = ""
     # (params, folder) -> the pictures and pages that it has written there, for the verb show
     draw: Callable[[Params, Path], list[Path]] | None = None

@@ -22,6 +22,7 @@ ROWS = (
     ("train",),
     ("sweep", "bench"),
     ("diagnose",),
+    ("__main__",),
     ("launch",),
 )
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}

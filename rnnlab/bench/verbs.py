@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from rnnlab.run import process
+from rnnlab.run import places, process
 from rnnlab.run.command import Call, Verb, no_flags
 
 BENCH_FLAGS = (
@@ -53,6 +53,7 @@ def bench_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=summary)
     parser.add_argument(
         "--json",
+        type=places.new_file,
         nargs="?",
         const="-",
         metavar="FILE",

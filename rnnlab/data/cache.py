@@ -1,9 +1,9 @@
 """The cache folder: downloads and encoded texts, each there whole or not at all.
 
-A file is written as NAME.part, under a lock, and renamed.
+A file is written as NAME.part, under a lock, and renamed. Where the file system has no locks, each process
+that needs it writes one of its own, which comes to the same.
 """
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,12 @@ import platformdirs
 
 from rnnlab.data import archives
 from rnnlab.data.reading import reading, reason_of
-from rnnlab.errors import StorageError, UsageError
+from rnnlab.errors import StorageError, UsageError, lacking
+
+try:
+    import fcntl
+except ImportError:  # Windows, where this can be imported and no more
+    fcntl = None
 
 CHUNK = 1 << 20  # bytes a read
 # A download ends after TIMEOUT seconds without a byte, or with fewer than LEAST, since what trickles
@@ -51,7 +57,8 @@ class Remote(NamedTuple):
 
 def folder() -> Path:
     """The folder of downloads and encoded texts; it may not exist yet."""
-    return Path(os.environ.get("RNNLAB_CACHE") or platformdirs.user_cache_dir("rnnlab"))
+    named = os.environ.get("RNNLAB_CACHE")
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("rnnlab"))
 
 
 def place(target: Path, valid: Callable[[], bool], write: Callable[[BinaryIO], None]) -> None:
@@ -66,12 +73,17 @@ def place(target: Path, valid: Callable[[], bool], write: Callable[[BinaryIO], N
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(part) as file:
+            part = Path(file.name)
             try:
                 if not valid():
                     file.truncate(0)
                     write(file)
                     file.flush()
-                    os.fsync(file.fileno())
+                    try:
+                        os.fsync(file.fileno())
+                    except OSError as error:
+                        if not lacking(error):
+                            raise
                     os.replace(part, target)
             finally:
                 part.unlink(missing_ok=True)
@@ -82,11 +94,15 @@ def place(target: Path, valid: Callable[[], bool], write: Callable[[BinaryIO], N
 
 
 def _locked(path: Path) -> BinaryIO:
-    """The file at `path`, created, open for appending and locked."""
+    """The file at `path`, created, open for appending and locked; or one that is this process's own."""
     while True:
         file = open(path, "a+b")  # noqa: SIM115
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _flocked(file):
+                file.close()
+                own = f"{path.stem}.{uuid.uuid4().hex}{path.suffix}"
+                path.unlink(missing_ok=True)
+                return open(path.with_name(own), "a+b")
             # Its last owner may have renamed or removed it while this process waited.
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
@@ -96,6 +112,19 @@ def _locked(path: Path) -> BinaryIO:
             file.close()
             raise
         file.close()
+
+
+def _flocked(file: BinaryIO) -> bool:
+    """Wait until the file is locked; whether the file system could."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if not lacking(error):
+            raise
+        return False
+    return True
 
 
 def fetch(remote: Remote) -> Path:

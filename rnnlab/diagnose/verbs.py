@@ -3,19 +3,27 @@
 import argparse
 from pathlib import Path
 
+from rnnlab.run import places
 from rnnlab.run.command import Call, Verb
 
 
 def diagnose_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `diagnose`."""
-    parser.add_argument("--workdir", metavar="DIR", help="the folder of a run, or of a sweep")
+    parser.add_argument(
+        "--workdir",
+        type=places.old_folder,
+        metavar="DIR",
+        help="the folder of a run, or of a sweep",
+    )
     parser.add_argument(
         "--checkpoint",
         metavar="WHICH",
         default="best",
         help="of the run: best, latest, or a step (default: best)",
     )
-    parser.add_argument("--config", metavar="FILE", help="config file, instead of a run")
+    parser.add_argument(
+        "--config", type=places.any_place, metavar="FILE", help="config file, instead of a run"
+    )
     parser.add_argument("--config.KEY", metavar="VALUE", help="set a key of the config")
     parser.add_argument(
         "--window",
@@ -27,6 +35,7 @@ def diagnose_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
+        type=places.new_folder,
         metavar="DIR",
         help="where to write (default: diagnosis in the run's folder, or runs/NAME.initial)",
     )
@@ -46,7 +55,7 @@ def run_diagnose(call: Call) -> None:
         raise UsageError("--config.KEY is for --config=FILE: a run has its own config")
     name, workdir = Path(flags.config or "").stem, Path(flags.workdir or "")
     folder = workdir / "diagnosis" if flags.workdir else Path(f"runs/{name}.initial")
-    folder = Path(flags.out) if flags.out else folder
+    folder = places.folder_for(flags.out, folder, "--out")
     of_run = {"which": flags.checkpoint, "window": flags.window, "warn": warn}
     if flags.workdir and compare.is_sweep(workdir):
         path = compare.write_report(workdir, folder, say=say, **of_run)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 import warnings
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.errors import UsageError
+from rnnlab.errors import UsageError, lacking
 from rnnlab.run.files import reason
 
 # What else Orbax and TensorStore may mean by a name: patterns, a slash, a scheme, no text at all.
@@ -111,16 +112,36 @@ def _plainly_named(folder: Path) -> Iterator[Path]:
         yield link / folder.name
 
 
+_copied = False  # whether a file system was met that TensorStore cannot write to
+
+
 def write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the arrays into `folder`, which it makes, each under its name.
 
     Over several processes every one calls this, since Orbax synchronises them, and process 0 writes.
-    Raises OSError for whatever the disk refuses.
+    Where the file system lacks the locks or the fsync that TensorStore insists on, one process alone
+    writes to the folder for temporary files, and copies. Raises OSError for whatever the disk refuses.
     """
     # Orbax refuses an array without elements, whose shape says all there is, and an empty dict.
     arrays = {name: array for name, array in arrays.items() if array.size}
     if not arrays:
         return
+    global _copied
+    if not _copied:
+        try:
+            _write(folder, arrays)
+            return
+        except OSError as error:
+            if not lacking(error) or jax.process_count() > 1:
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="rnnlab-") as name:
+        _write(Path(name) / folder.name, arrays)
+        shutil.copytree(Path(name) / folder.name, folder)
+    _copied = True
+
+
+def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         with _silence(), _context(), _plainly_named(folder) as place:
             _orbax().save(str(place), arrays)

@@ -41,6 +41,7 @@ from rnnlab.run.integrity import (
     environment,
     fault_of,
     meta_of,
+    settings,
     sync_and_hash,
 )
 
@@ -165,16 +166,15 @@ def restore(
             meta["leaves"] |= {name: wanted["leaves"][name] for name in lacking}
             for part in wanted:
                 if difference := differences(meta[part], wanted[part]):
-                    raise UsageError(f"checkpoint {folder} is not of this run: {difference}")
+                    told = filter(None, [difference, _differing(meta["environment"], settings())])
+                    raise UsageError(f"checkpoint {folder} is not of this run: {'; '.join(told)}")
             try:
                 leaves = arrays.read_leaves(folder / _STATE, template, lacking)
             except Exception as error:  # whatever Orbax raises, the next checkpoint may do
                 broken = f"it cannot be read: {reason(error)}"
             else:
-                there, here = meta["environment"], environment() | {"split": split}
-                if split is None:
-                    here["split"] = there.get("split")
-                if difference := differences(there, here):
+                here = environment() | ({} if split is None else {"split": split})
+                if difference := _differing(meta["environment"], here):
                     warn(f"equal bits are not promised after resuming from {folder}: {difference}")
                 return arrays.tree_of_leaves(template, leaves, meta["keys"]), meta
         if (before is None or _identity(folder) != before) and listed < LISTINGS:
@@ -183,6 +183,12 @@ def restore(
             told.add(folder)
             warn(f"checkpoint {folder} is not valid: {broken or 'it went away'}")
     raise CheckpointError(f"no valid checkpoint among the {len(told)} tried in {root}")
+
+
+def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """`differences` of what both say. Older versions recorded less, of which nothing is known."""
+    names = [name for name in there if name in here]
+    return differences({n: there[n] for n in names}, {n: here[n] for n in names})
 
 
 def _in_turn(root: Path, step: int | Literal["best"] | None) -> list[Path]:

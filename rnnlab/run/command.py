@@ -8,12 +8,16 @@ functions: so `--help` and a mistyped flag are answered without JAX.
 
 import argparse
 import io
+import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from rnnlab.errors import OutOfMemoryError, RnnlabError, exhausted, one_line, out_of_memory
+from rnnlab.run import environment, places, signals
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
-        self.exit(2, f"rnnlab: {one_line(message)} (see python {self.prog} --help)\n")
+        self.exit(2, f"rnnlab: {one_line(message)} (see {self.prog} --help)\n")
 
 
 class Call(NamedTuple):
@@ -47,9 +51,9 @@ class Verb(NamedTuple):
 class Program(NamedTuple):
     """What a launcher offers, and how to start it again."""
 
-    name: str  # as the help shows it
+    name: str  # how it is started, as the help shows it
     description: str
-    epilog: str
+    epilog: str  # in which {start} stands for the name
     verbs: Sequence[Verb]
     prepare: Callable[[], None]  # sets up the process, once the flags are known to be right
     command: tuple[str, ...]  # the words that start it in another process
@@ -63,9 +67,21 @@ def main(program: Program, arguments: list[str]) -> int:
     """
     try:
         return run(program, arguments)
-    except KeyboardInterrupt:  # at any time, while packages are being imported too
-        print("rnnlab: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:  # at any time, while packages are being imported too
+        print(signals.INTERRUPTED, end="", file=sys.stderr)
+        return 128 + getattr(interrupt, "number", signal.SIGINT)
+
+
+def launch(program: Program, arguments: list[str]) -> NoReturn:
+    """`main` as a process of its own, to its end; after `signals.end_process`."""
+    try:
+        signals.end_in_order()
+        code = run(program, arguments)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt as interrupt:
+        signals.leave(getattr(interrupt, "number", signal.SIGINT))
+    signals.end_with(code)
 
 
 def run(program: Program, arguments: list[str]) -> int:
@@ -80,25 +96,63 @@ def run(program: Program, arguments: list[str]) -> int:
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character of the text
-    program.prepare()
     try:
+        environment.check_system()
+        for name, value in vars(flags).items():
+            if isinstance(value, places.Place):
+                value.check(f"--{name}")
+        program.prepare()
         if verb.writes_into and flags.workdir:
             _refuse_links(Path(flags.workdir))
         return verb.run(Call(flags, overrides, program)) or 0
     except RnnlabError as error:
         print(f"rnnlab: {one_line(error)}", file=sys.stderr)
         return error.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if not exhausted(error):
-            raise
-        print(f"rnnlab: {out_of_memory(error)}", file=sys.stderr)
-        return OutOfMemoryError.exit_code
     except BrokenPipeError:  # the reader of our output has gone, `| head` say
         sys.stderr.close()
         return 0
     except OSError as error:
         print(f"rnnlab: {one_line(error)}", file=sys.stderr)
         return 5
+    except Exception as error:
+        if exhausted(error):
+            print(f"rnnlab: {out_of_memory(error)}", file=sys.stderr)
+            return OutOfMemoryError.exit_code
+        if told := environment.fault():
+            print(f"rnnlab: {one_line(told)}", file=sys.stderr)
+            return 2
+        raise
+
+
+def line(verb: str, *words: object) -> str:
+    """A command to be copied: as this process was started, then the verb and its flags, quoted for a
+    shell."""
+    return " ".join([*started(), verb, *(quoted(str(word)) for word in words)])
+
+
+def started() -> list[str]:
+    """The words that start the launcher, as a person types them."""
+    begun = Path(sys.argv[0])
+    if begun.name == "__main__.py" and begun.parent.name == "rnnlab":
+        return ["python", "-m", "rnnlab"]
+    if begun.name == "rnnlab":  # the script of the installed package
+        return ["rnnlab"]
+    checkout = Path(__file__).resolve().parents[2] / "launch.py"
+    return ["python", "launch.py"] if checkout.is_file() else ["python", "-m", "rnnlab"]
+
+
+def quoted(word: str) -> str:
+    """A word as a shell reads it. What a message on one line would change - newlines, two spaces - is in
+    the quotes that bash, zsh and ksh have for such."""
+    if word.isprintable() and not re.search(r"\s{2}|[^\S ]", word):
+        return shlex.quote(word)
+    kept = (c if c.isprintable() and c not in " \\'" else _escaped(c) for c in word)
+    return f"$'{''.join(kept)}'"
+
+
+def _escaped(character: str) -> str:
+    content = character.encode("utf-8", "surrogateescape")
+    return "".join(f"\\x{byte:02x}" for byte in content)
 
 
 def split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -123,7 +177,7 @@ def parser(program: Program) -> Parser:
     top = Parser(
         prog=program.name,
         description=program.description,
-        epilog=program.epilog,
+        epilog=program.epilog.format(start=program.name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

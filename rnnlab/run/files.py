@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rnnlab.errors import StorageError, UsageError
+from rnnlab.errors import StorageError, UsageError, lacking
 
 _NON_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
 _BLANK = f"sha256:{'-' * 64}"  # what a file has for its checksum while that is computed
@@ -57,7 +57,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
         with writing.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
+            settle(file.fileno(), path)
         os.replace(writing, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -70,9 +70,32 @@ def sync(path: Path) -> None:
     """Returns once a file, or the list of names of a folder, is on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        settle(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+_unsettled = False  # whether it has been told that something could not be
+
+
+def settle(descriptor: int, path: Path) -> None:
+    """Returns once an open file, or the list of names of an open folder, is on the disk; the first time
+    that the file system has no fsync for such, after a warning. Raises OSError."""
+    global _unsettled
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not lacking(error):
+            raise
+        if not _unsettled:
+            _unsettled = True
+            from rnnlab.run.display import warn  # which brings packages for the screen
+
+            what = "folders" if Path(path).is_dir() else "files"
+            warn(
+                f"the file system of {path} has no fsync of {what} ({reason(error)}): a crash of the "
+                "machine, not of the run, may lose what was written last"
+            )
 
 
 # ---- JSON

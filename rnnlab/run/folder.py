@@ -1,7 +1,6 @@
 """A run's folder: its lock, what may lie in it, and what run.json says of the program and machine."""
 
 import contextlib
-import fcntl
 import os
 import platform
 import subprocess
@@ -13,12 +12,13 @@ from typing import Any
 
 import jax
 
-from rnnlab.errors import InUseError, UsageError
-from rnnlab.run import machine
+from rnnlab.errors import UsageError
+from rnnlab.run import display, integrity, locks, machine
 from rnnlab.run.files import read_json, reason
 
 _PACKAGES = ("rnnlab", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _SOURCE = Path(__file__).resolve().parent
+LOCK = ".lock"  # how the names begin of the files that say who holds a folder
 
 
 @contextlib.contextmanager
@@ -40,28 +40,10 @@ def lock(workdir: Path) -> Iterator[None]:
         if not os.access(workdir, os.W_OK | os.X_OK):
             raise PermissionError(f"no permission to write in {workdir}")
         no_links([workdir, workdir / "tensorboard"])
-        file = (workdir / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"run folder {workdir} cannot be used: {reason(error)}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip()
-            by = f" by process {holder}" if holder.isdigit() else ""
-            raise InUseError(f"run folder {workdir} is in use{by}") from error
-        except OSError as error:
-            raise UsageError(f"run folder {workdir} cannot be locked: {reason(error)}") from error
-        # The number is for the message above alone; a disk too full to hold it is no obstacle.
-        with contextlib.suppress(OSError):
-            _overwrite(file.fileno(), f"{os.getpid()}\n")
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                _overwrite(file.fileno(), "")
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork holds a copy
+    with locks.held(workdir / LOCK, f"run folder {workdir}", display.warn):
+        yield
 
 
 def no_links(folders: Iterable[Path]) -> None:
@@ -73,11 +55,6 @@ def no_links(folders: Iterable[Path]) -> None:
                 raise UsageError(
                     f"{path} is a link, through which another file would be written: remove it"
                 )
-
-
-def _overwrite(descriptor: int, text: str) -> None:
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, text.encode())
 
 
 # ---- what the run was
@@ -104,7 +81,7 @@ def describe(*, overrides: list[str]) -> dict[str, Any]:
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),
         "cpus_allowed": machine.allowed(),
-        "environment": {name: os.environ.get(name) for name in ("NPROC", "XLA_FLAGS")},
+        "environment": integrity.settings(),
     }
 
 

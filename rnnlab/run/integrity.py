@@ -100,6 +100,41 @@ def _short(text: str | None) -> str:
     return f"{text[:32]}... ({len(text)} characters, sha256 {digest[:8]})"
 
 
+# What JAX can be told that changes random numbers, or the bits of what is computed.
+SETTINGS = (
+    "jax_threefry_partitionable",
+    "jax_default_prng_impl",
+    "jax_random_seed_offset",
+    "jax_safer_randint",
+    "jax_high_dynamic_range_gumbel",
+    "jax_threefry_gpu_kernel_lowering",
+    "jax_default_matmul_precision",
+    "jax_enable_x64",
+    "jax_default_dtype_bits",
+    "jax_numpy_dtype_promotion",
+    "jax_allow_f16_reductions",
+    "jax_softmax_custom_jvp",
+    "jax_use_direct_linearize",
+    "jax_disable_jit",
+    "jax_disable_most_optimizations",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
+    "jax_memory_fitting_effort",
+    "jax_memory_fitting_level",
+    "jax_compiler_enable_remat_pass",
+)
+# The same, of what JAX stands on.
+VARIABLES = ("NPROC", "XLA_FLAGS", "NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS")
+
+
+def settings() -> dict[str, Any]:
+    """What JAX was told, by flags and variables, that changes numbers; None for what it does not know."""
+    told = {name: getattr(jax.config, name, None) for name in SETTINGS}
+    simple = bool | int | float | str | None
+    plain = {name: v if isinstance(v, simple) else str(v) for name, v in told.items()}
+    return plain | {name: os.environ.get(name) for name in VARIABLES}
+
+
 def environment() -> dict[str, Any]:
     """What the bits of a computation depend on besides the program."""
     return {
@@ -111,6 +146,5 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "processor": machine.processor(),
         "cpus": machine.allowed(),  # XLA goes by it
-        "NPROC": os.environ.get("NPROC"),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
+        **settings(),
     }

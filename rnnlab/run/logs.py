@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rnnlab.errors import StorageError
-from rnnlab.run.files import storage_errors
+from rnnlab.run.files import settle, storage_errors
 
 
 class Log:
@@ -46,7 +46,7 @@ class Log:
         """Returns once the lines are on the disk."""
         self._check()
         with storage_errors(self.path):
-            os.fsync(self._file.fileno())
+            settle(self._file.fileno(), self.path)
 
     def _check(self) -> None:
         """What is written to a file that has no name any more is lost."""
@@ -92,7 +92,7 @@ class Log:
                 warn(f"{self.path} has {self.size} bytes, {size} were recorded: lines are missing")
                 size = content.rfind(b"\n") + 1
             self._file.truncate(size)
-            os.fsync(self._file.fileno())
+            settle(self._file.fileno(), self.path)
             self._hash = hashlib.sha256(content[:size])
 
     def close(self) -> None:

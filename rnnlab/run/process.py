@@ -47,7 +47,8 @@ class _Deliver:
 
     def __call__(self, unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            number = getattr(unraisable.exc_value, "number", signal.SIGINT)
+            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
         else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rnnlab.errors import Interrupted, UsageError
-from rnnlab.run import machine, signals
+from rnnlab.run import command, machine, signals
 from rnnlab.run.folder import lock
 from rnnlab.sweep import local, slurm, vmapped
 from rnnlab.sweep.halving import rungs, stop_worst, without_stopped
@@ -71,8 +71,8 @@ def train_members(
                     open_ = [m for m in sweep.members if read_summary(sweep, m) is None]
                     if caught.received is not None and open_:
                         raise Interrupted(
-                            f"interrupted; the states are saved: resume with "
-                            f"python launch.py sweep --workdir={sweep.folder}",
+                            "interrupted; the states are saved: resume with "
+                            + command.line("sweep", f"--workdir={sweep.folder}"),
                             caught.received,
                         )
                 stop_worst(sweep, rung, say)

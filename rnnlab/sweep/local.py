@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
 from rnnlab.errors import Interrupted
-from rnnlab.run import machine, signals
+from rnnlab.run import command, machine, signals
 from rnnlab.run.display import clock
 from rnnlab.run.signals import Received
 from rnnlab.sweep.members import Member, Sweep, describe_end, last_line, read_summary
@@ -107,8 +107,8 @@ def train_in_processes(
                 processes.stop()
     if caught.received is not None:
         raise Interrupted(
-            f"interrupted; the states are saved: resume with "
-            f"python launch.py sweep --workdir={sweep.folder} --executor=local",
+            "interrupted; the states are saved: resume with "
+            + command.line("sweep", f"--workdir={sweep.folder}", "--executor=local"),
             caught.received,
         )
     return failed

@@ -20,6 +20,7 @@ from rnnlab.run import config as configuration
 from rnnlab.run.config_file import open_file
 from rnnlab.run.display import warn
 from rnnlab.run.files import read_json, write_json
+from rnnlab.run.folder import LOCK
 from rnnlab.sweep import population
 from rnnlab.tasks.kinds.sources import anchored
 from rnnlab.train import start
@@ -246,8 +247,9 @@ def prepare_sweep(
     else:
         damaged = False
     if kept is None:
-        begun = (".lock", "members", ".sweep.json.writing")  # of a start that was cut off
-        if not damaged and any(p.name not in begun for p in folder.iterdir()):
+        begun = ("members", ".sweep.json.writing")  # of a start that was cut off
+        others = (p.name for p in folder.iterdir() if not p.name.startswith(LOCK))
+        if not damaged and any(name not in begun for name in others):
             raise UsageError(f"{folder} holds no sweep, but other files: choose another --workdir")
         planned = planned._replace(unit=unit, measure=measure, halving=halving or 0)
     else:

@@ -16,6 +16,7 @@ from rnnlab.sweep import figures, solved
 from rnnlab.sweep.members import Sweep, open_sweep
 from rnnlab.sweep.results import (
     LEVEL,
+    RECKONED,
     THRESHOLD,
     WINDOW,
     Comparison,
@@ -219,7 +220,7 @@ def _markdown(
     text += [
         "## How this was reckoned",
         "",
-        " ".join((compare_with_best.__doc__ or "").split("\n\n", 1)[1].split()),
+        RECKONED,
         "The interval of a difference is t s sqrt(2 / n) to either side, with t at 0.975.",
         "",
     ]

@@ -159,17 +159,20 @@ def _point(value: Any, members: Sequence[Result]) -> Point:
     )
 
 
-def compare_with_best(line: Line) -> Comparison | None:
-    """The points of a line against its best; None if no point is done in all its seeds.
+RECKONED = (
+    "Of the K points whose seeds are all done, and the same n, the losses are taken as the sum of a "
+    "mean for the value, one for the seed, and noise of standard deviation s; s has (K - 1)(n - 1) "
+    "degrees of freedom. A point is within noise of the best if its mean exceeds the best mean by no "
+    "more than t s sqrt(2 / n), where t is the quantile of Student's distribution at "
+    "1 - 0.05 / (K - 1): with probability 0.95 the point that is truly best is then among them "
+    "(multiple comparisons with the best, Hsu 1984, by Bonferroni's inequality). A point with a "
+    "diverged seed is never among them. Of one seed or one point nothing can be said."
+)
 
-    Of the K points whose seeds are all done, and the same n, the losses are taken as the sum of a
-    mean for the value, one for the seed, and noise of standard deviation s; s has (K - 1)(n - 1)
-    degrees of freedom. A point is within noise of the best if its mean exceeds the best mean by no
-    more than t s sqrt(2 / n), where t is the quantile of Student's distribution at
-    1 - 0.05 / (K - 1): with probability 0.95 the point that is truly best is then among them
-    (multiple comparisons with the best, Hsu 1984, by Bonferroni's inequality). A point with a
-    diverged seed is never among them. Of one seed or one point nothing can be said.
-    """
+
+def compare_with_best(line: Line) -> Comparison | None:
+    """The points of a line against its best, as RECKONED tells the report's reader; None if no point is
+    done in all its seeds."""
     complete = [
         tuple(sorted(p.losses)) for p in line.points if p.losses and not p.diverged and not p.open
     ]

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from rnnlab.errors import Interrupted, UsageError
 from rnnlab.run import signals
+from rnnlab.run.command import line, quoted
 from rnnlab.run.display import clock
 from rnnlab.run.files import read_json, write_json
 from rnnlab.run.signals import Received
@@ -218,10 +219,11 @@ def _wait(
             time.sleep(0.1)
         if caught.received is not None:
             names = sorted({places[name].name for name in waiting})
+            again = line("sweep", f"--workdir={sweep.folder}", "--executor=slurm")
             raise Interrupted(
                 f"interrupted; the jobs of the members that are left ({len(waiting)}) go on: come back "
-                f"to them with python launch.py sweep --workdir={sweep.folder} --executor=slurm, or "
-                f"end them with {' and '.join(f'scancel --name={name}' for name in names)}",
+                f"to them with {again}, or end them with "
+                + " and ".join(f"scancel {quoted(f'--name={name}')}" for name in names),
                 caught.received,
             )
 

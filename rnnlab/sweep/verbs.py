@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rnnlab.run import machine, process
+from rnnlab.run import machine, places, process
 from rnnlab.run.command import Call, Verb
 
 SLURM_FLAGS = (
@@ -24,10 +24,14 @@ SLURM_FLAGS = (
 def sweep_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `sweep`."""
     parser.add_argument(
-        "--config", metavar="FILE", help="config file, such as experiments/clip_sweep_small.py"
+        "--config",
+        type=places.any_place,
+        metavar="FILE",
+        help="config file, such as experiments/clip_sweep_small.py",
     )
     parser.add_argument(
         "--workdir",
+        type=places.new_folder,
         metavar="DIR",
         help="the sweep's folder (default: runs/NAME of the config file)",
     )
@@ -83,6 +87,8 @@ def run_sweep(call: Call) -> int:
         raise UsageError("--config.KEY needs --config=FILE beside it")
     declared = members.declare_members(flags.config, call.overrides) if flags.config else None
     workdir = Path(flags.workdir or f"runs/{config_file.run_name(flags.config)}")
+    if not flags.dry_run:
+        places.folder_for(flags.workdir, workdir, "--workdir")
     if flags.dry_run:
         plan = members.plan_sweep(workdir, declared) if declared else members.open_sweep(workdir)
         members.list_members(plan, print)
@@ -120,7 +126,13 @@ SWEEP = Verb(
 
 def report_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `report`."""
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the sweep's folder")
+    parser.add_argument(
+        "--workdir",
+        type=places.old_folder,
+        required=True,
+        metavar="DIR",
+        help="the sweep's folder",
+    )
 
 
 def run_report(call: Call) -> None:

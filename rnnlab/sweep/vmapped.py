@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from rnnlab.errors import DivergedError
-from rnnlab.run import checkpoint
+from rnnlab.run import checkpoint, command
 from rnnlab.run import config as configuration
 from rnnlab.run.display import Display, clock
 from rnnlab.run.folder import lock
@@ -110,9 +110,9 @@ def _train_program(
         introduce(display, config, task, start)
         display.say(f"{len(members)} members in one program over {len(crew.devices)} devices")
         crew.begin(records, display)
-        command = f"python launch.py sweep --workdir={sweep.folder}"
+        again = command.line("sweep", f"--workdir={sweep.folder}")
         with contextlib.suppress(DivergedError):  # each of them has said so
-            run_steps(crew, config.train, display=display, again=command, until=until)
+            run_steps(crew, config.train, display=display, again=again, until=until)
         if until < config.train.steps:
             return
         for number, record in enumerate(records):

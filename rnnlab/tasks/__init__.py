@@ -6,7 +6,9 @@ are kept there for every task alike; a module's READS says which of a folder's f
 task is adding one file, or one folder.
 """
 
+import ast
 import importlib
+import inspect
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,12 @@ def module(name: str) -> Any:
         hint = nearest(name, names())
         raise UsageError(f"unknown task '{name}': {hint}there are {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def summary(name: str) -> str:
+    """The first line of the docstring of the task `name`, by its source: `python -OO` keeps no other."""
+    tree = ast.parse(inspect.getsource(module(name)))
+    return (ast.get_docstring(tree) or "").split("\n")[0]
 
 
 def make_task(config: Config, kept: Path | None = None, run: Path | None = None) -> Task:

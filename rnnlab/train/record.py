@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from rnnlab.errors import CheckpointError, DivergedError, RnnlabError, StorageError, UsageError
 from rnnlab.recurrence import taps
-from rnnlab.run import checkpoint
+from rnnlab.run import checkpoint, command
 from rnnlab.run.config import to_json
 from rnnlab.run.display import Display, clock, number
 from rnnlab.run.events import Events
@@ -377,10 +377,10 @@ class Record:
             f"{self.workdir} (curves.png, samples.txt, metrics.jsonl)."
         )
         if self.task.writes:
-            command = f"python launch.py sample --workdir={self.workdir} {self.task.writes}"
-            said += f" Try it: {command}"
+            sample = command.line("sample", f"--workdir={self.workdir}")
+            said += f" Try it: {sample} {self.task.writes}"
         if self.task.draw is not None:
-            said += f" See it: python launch.py show --workdir={self.workdir}"
+            said += f" See it: {command.line('show', f'--workdir={self.workdir}')}"
         if clipping := describe_clipping(rows, self.config):
             self.display.say(clipping)
         self.display.say(said)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rnnlab.errors import CheckpointError, UsageError
-from rnnlab.run import checkpoint, display
+from rnnlab.run import checkpoint, command, display
 from rnnlab.run.config import from_json
 from rnnlab.run.files import read_json, write_json
 from rnnlab.run.folder import lock
@@ -126,9 +126,8 @@ def saved_config(workdir: Path) -> Config | None:
     try:
         saved = read_json(path)
     except UsageError as error:
-        raise UsageError(
-            f"{error}; python launch.py train --workdir={workdir} puts it back from a checkpoint"
-        ) from error
+        again = command.line("train", f"--workdir={workdir}")
+        raise UsageError(f"{error}; {again} puts it back from a checkpoint") from error
     for part, values in LATER_KEYS.items():
         if not isinstance(saved.get(part, {}), dict):
             raise UsageError(f"{path} is damaged: '{part}' in it has no keys")

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from rnnlab.errors import UsageError
-from rnnlab.run import arrays, signals
+from rnnlab.run import arrays, command, signals
 from rnnlab.run.config import absolute, difference, load, plain_config
 from rnnlab.run.display import Display, warn
 from rnnlab.run.folder import lock
@@ -108,7 +108,7 @@ def fit(
                 crew,
                 settings.train,
                 display=display,
-                again=f"python launch.py train --workdir={workdir}",
+                again=command.line("train", f"--workdir={workdir}"),
             )
             return record.finish(steps, crew.params(0))
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnlab.run import machine, process
+from rnnlab.run import machine, places, process
 from rnnlab.run.command import Call, Verb, no_flags
 
 if TYPE_CHECKING:
@@ -16,9 +16,14 @@ COMPILE_FLAGS = (
     ("length", int, 500, "characters of a text, about"),
     ("temperature", float, 0.8, "of the draws, of the n-gram models too"),
     ("seed", int, 0, "of the draws"),
-    ("preamble", str, "", "a file that comes after \\documentclass (default: built in)"),
+    (
+        "preamble",
+        places.old_file,
+        None,
+        "a file that comes after \\documentclass (default: built in)",
+    ),
     ("timeout", float, 20.0, "seconds for a document"),
-    ("out", str, "", "where to write (default: latex in the run's folder)"),
+    ("out", places.new_folder, None, "where to write (default: latex in the run's folder)"),
 )
 
 
@@ -28,10 +33,16 @@ COMPILE_FLAGS = (
 def train_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `train`."""
     parser.add_argument(
-        "--config", metavar="FILE", help="config file, such as experiments/default.py"
+        "--config",
+        type=places.any_place,
+        metavar="FILE",
+        help="config file, such as experiments/default.py",
     )
     parser.add_argument(
-        "--workdir", metavar="DIR", help="the run's folder (default: runs/NAME of the config file)"
+        "--workdir",
+        type=places.new_folder,
+        metavar="DIR",
+        help="the run's folder (default: runs/NAME of the config file)",
     )
     parser.add_argument(
         "--config.KEY",
@@ -70,6 +81,7 @@ def run_train(call: Call) -> None:
         raise UsageError("--config.KEY needs --config=FILE beside it")
     chosen = config.load(flags.config, call.overrides) if flags.config else None
     workdir = Path(flags.workdir or f"runs/{config_file.run_name(flags.config)}")
+    places.folder_for(flags.workdir, workdir, "--workdir")
     three = (flags.coordinator, flags.num_processes, flags.process_id)
     if flags.distributed or three != (None, None, None):
         if not flags.distributed and None in three:
@@ -100,7 +112,9 @@ TRAIN = Verb(
 
 def run_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say which run, and which of its checkpoints; see `opened`."""
-    parser.add_argument("--workdir", metavar="DIR", required=True, help="the run's folder")
+    parser.add_argument(
+        "--workdir", type=places.old_folder, metavar="DIR", required=True, help="the run's folder"
+    )
     parser.add_argument(
         "--checkpoint",
         metavar="WHICH",
@@ -246,7 +260,10 @@ def show_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `show`."""
     run_flags(parser)
     parser.add_argument(
-        "--out", metavar="DIR", help="where to write (default: shown in the run's folder)"
+        "--out",
+        type=places.new_folder,
+        metavar="DIR",
+        help="where to write (default: shown in the run's folder)",
     )
 
 
@@ -255,13 +272,14 @@ def run_show(call: Call) -> None:
     from rnnlab.errors import UsageError
     from rnnlab.run import display
 
-    run, flags = opened(call), call.flags
+    flags = call.flags
+    folder = places.folder_for(flags.out, Path(flags.workdir) / "shown", "--out")
+    run = opened(call)
     if run.task.draw is None:
         raise UsageError(
             f"the run is of the task {run.config.task}, which draws no pictures: its samples.txt and "
             "curves.png show what the model does"
         )
-    folder = Path(flags.out or Path(flags.workdir) / "shown")
     folder.mkdir(parents=True, exist_ok=True)
     for path in run.task.draw(run.params, folder):
         display.say(f"wrote {path}")
@@ -284,7 +302,7 @@ def compile_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `compile`."""
     run_flags(parser)
     for name, kind, default, summary in COMPILE_FLAGS:
-        about = f"{summary} (default: {default})" if default != "" else summary
+        about = f"{summary} (default: {default})" if default is not None else summary
         parser.add_argument(f"--{name}", type=kind, default=default, help=about)
 
 
@@ -295,7 +313,7 @@ def run_compile(call: Call) -> None:
 
     flags, workdir = call.flags, Path(call.flags.workdir)
     asked = {name: getattr(flags, name) for name, *_ in COMPILE_FLAGS if name != "out"}
-    folder = Path(flags.out) if flags.out else workdir / "latex"
+    folder = places.folder_for(flags.out, workdir / "latex", "--out")
     path = latex_report.write_report(
         workdir, folder, opened=lambda: opened(call), say=display.say, **asked
     )
@@ -317,9 +335,19 @@ COMPILE = Verb(
 
 def mot_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `mot`."""
-    parser.add_argument("--truth", metavar="FILE", required=True, help="the gt.txt of a sequence")
     parser.add_argument(
-        "--answers", metavar="FILE", required=True, help="a tracker's boxes of it, in that format"
+        "--truth",
+        type=places.old_file,
+        metavar="FILE",
+        required=True,
+        help="the gt.txt of a sequence",
+    )
+    parser.add_argument(
+        "--answers",
+        type=places.old_file,
+        metavar="FILE",
+        required=True,
+        help="a tracker's boxes of it, in that format",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -360,8 +388,7 @@ def run_tasks(call: Call) -> None:
         say(f"{mapping}")
         for name, module in known.items():
             if module.ABOUT.mapping == mapping:
-                first = module.__doc__.split("\n")[0]
-                say(f"  {name:<23} {first}")
+                say(f"  {name:<23} {tasks.summary(name)}")
                 say(f"  {'':<23} data: {module.ABOUT.data}")
                 say(f"  {'':<23} metric: {module.ABOUT.metric}")
                 say(f"  {'':<23} train --config=experiments/{module.ABOUT.experiment}.py")

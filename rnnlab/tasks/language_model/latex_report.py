@@ -98,7 +98,7 @@ def write_report(
     length: int,
     temperature: float,
     seed: int,
-    preamble: str,
+    preamble: str | None,
     timeout: float,
     say: Callable[[str], None],
 ) -> Path:

@@ -1,7 +1,6 @@
 """The task translation; see the package's docstring for what it is."""
 
 import functools
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from rnnlab.data import words
 from rnnlab.errors import UsageError
+from rnnlab.run.command import quoted
 from rnnlab.run.files import write_json
 from rnnlab.tasks.kinds import examples
 from rnnlab.tasks.kinds.sources import Reads
@@ -190,7 +190,7 @@ def make_task(config: Config, kept: Path | None = None) -> Task:
         schedule=schedule,
         symbols={side: getattr(vocabularies, side).symbols for side in SIDES},
         resized=lambda sizes: Translator(config, (sizes["source"], sizes["target"]), {}).init,
-        writes=f"--prime={shlex.quote(data.valid.truth(0)[0])}",
+        writes=f"--prime={quoted(data.valid.truth(0)[0])}",
         shapes=len(lengths_of(config)),
     )
 
