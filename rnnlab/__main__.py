@@ -6,7 +6,6 @@ if __name__ == "__main__":  # now, before what takes long to import
     signals.end_process()
 
 import sys
-from pathlib import Path
 
 from rnnlab.bench import verbs as bench
 from rnnlab.diagnose import verbs as diagnose
@@ -65,7 +64,6 @@ PROGRAM = command.Program(
     verbs=VERBS,
     prepare=prepare,
     command=(sys.executable, "-m", "rnnlab"),
-    root=Path(__file__).resolve().parents[1],
 )
 
 

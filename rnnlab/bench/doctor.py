@@ -29,6 +29,7 @@ from rnnlab.data.reading import reason_of
 from rnnlab.errors import CheckpointError
 from rnnlab.recurrence.unrolling import unroll
 from rnnlab.run import checkpoint, machine, process
+from rnnlab.run.files import temporary_folder
 from rnnlab.train import parallel
 from rnnlab.train.from_config import build, device_request
 from rnnlab.train.single import Single
@@ -292,8 +293,8 @@ def check_checkpoints() -> tuple[str, str]:
     key = jax.random.key(1)
     tree = {"weights": jax.random.normal(key, (64, 65)), "key": key, "step": jnp.int32(3)}
     tree["weights"] = tree["weights"].at[0, :3].set(jnp.array([jnp.nan, -0.0, 1e-42]))
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name) / "checkpoints"
+    with temporary_folder() as place:
+        root = place / "checkpoints"
         options = {"metric": None, "extra": {}, "fingerprint": {}, "keep": 2}
         folder = checkpoint.save(root, 1, tree, **options)
         if differing_leaves(tree, _restored(root, tree)):
@@ -335,8 +336,8 @@ def check_equal_bits(config: Config) -> tuple[str, str]:
     start = configured_state(config, task, optimiser)
     one, other = taken(start, 0, STEPS), taken(start, 0, STEPS)
     half = taken(start, 0, STEPS // 2)
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name) / "checkpoints"
+    with temporary_folder() as place:
+        root = place / "checkpoints"
         options = {"metric": None, "extra": {}, "fingerprint": {}, "keep": 1}
         checkpoint.save(root, STEPS // 2, half, **options)
         resumed = taken(_restored(root, half), STEPS // 2, STEPS)

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 
 from rnnlab.errors import RnnlabError
+from rnnlab.run import default
 from rnnlab.run.command import Program
+from rnnlab.run.signals import tidied
 
 
 def time_first_step(program: Program, folder: Path, cache: Path, threads: int) -> float:
@@ -26,7 +28,7 @@ def time_first_step(program: Program, folder: Path, cache: Path, threads: int) -
         "eval.random_windows": 1,
         "sample.length": 10,
     }
-    command = [*program.command, "train", "--config=experiments/default.py"]
+    command = [*program.command, "train", f"--config={default.__file__}"]
     command += [f"--config.{key}={value}" for key, value in changes.items()]
     environment = os.environ | {"RNNLAB_CACHE": str(cache), "NPROC": str(threads)}
     environment["JAX_PLATFORMS"] = "cpu"
@@ -34,17 +36,17 @@ def time_first_step(program: Program, folder: Path, cache: Path, threads: int) -
         began = time.perf_counter()
         process = subprocess.Popen(
             [*command, f"--workdir={rows.parent}"],
-            cwd=program.root,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
         try:
-            while not (rows.exists() and rows.stat().st_size) and process.poll() is None:
-                time.sleep(0.002)
-            spent = time.perf_counter() - began
-            process.wait()  # the next launch finds all that this one compiles
+            with tidied(process.kill):
+                while not (rows.exists() and rows.stat().st_size) and process.poll() is None:
+                    time.sleep(0.002)
+                spent = time.perf_counter() - began
+                process.wait()  # the next launch finds all that this one compiles
         finally:
             process.kill()
             process.wait()
@@ -55,7 +57,7 @@ def time_first_step(program: Program, folder: Path, cache: Path, threads: int) -
 
 
 SWEEP = """
-from experiments import default
+from rnnlab.run import default
 
 def get_config():
     config = default.get_config()
@@ -106,10 +108,16 @@ def time_sweep(
     environment["JAX_PLATFORMS"] = "cpu"
     began = time.perf_counter()
     for command in commands:
-        done = subprocess.run(
-            command, cwd=program.root, env=environment, capture_output=True, text=True
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        if done.returncode:
-            said = done.stderr.strip().split("\n")
+        with process, tidied(process.kill):
+            _, told = process.communicate()
+        if process.returncode:
+            said = told.strip().split("\n")
             raise RnnlabError(f"a command of the sweep failed: {said[-1]}")
     return time.perf_counter() - began

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from rnnlab.bench.contenders.contender import Case
 from rnnlab.bench.output import Report
 from rnnlab.bench.worker import Worker, WorkerDied
+from rnnlab.run.signals import tidied
 
 REFERENCE = "rnnlab-plain"
 TOLERANCE = 1e-3  # of the norm of the logits, of the loss, or of one leaf of a tree
@@ -51,6 +52,11 @@ class Team:
         """The answer of the library's worker; None if it dies."""
         return self.attempt(library, lambda worker: worker.ask(request, **arguments))
 
+    def kill(self) -> None:
+        """End all workers, now."""
+        for worker in [*self.workers.values()]:
+            worker.process.kill()
+
     def close(self) -> None:
         """End all workers."""
         while self.workers:
@@ -62,7 +68,8 @@ def open_team(report: Report, *, threads: int, retain: bool) -> Iterator[Team]:
     """A Team that is closed whatever happens, Ctrl-C included."""
     made = Team(report, threads=threads, retain=retain)
     try:
-        yield made
+        with tidied(made.kill):
+            yield made
     finally:
         made.close()
 

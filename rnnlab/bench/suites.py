@@ -1,9 +1,7 @@
 """The benchmark: `python launch.py bench SUITE`. The suites, their flags and their tables."""
 
 import importlib.util
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rnnlab.bench.contenders.contender import GATES, Case, flops
@@ -28,6 +26,7 @@ from rnnlab.bench.worker import CONTENDERS, Worker
 from rnnlab.errors import RnnlabError, UsageError
 from rnnlab.run import machine
 from rnnlab.run.command import Program
+from rnnlab.run.files import temporary_folder
 
 NEEDS = {"flax": "flax", "torch": "torch", "torch-compile": "torch"}  # library -> package
 MEMORY = {"stock": (False,), "retained": (True,), "both": (False, True)}
@@ -177,8 +176,7 @@ def generation_suite(options: Options, report: Report) -> None:
 def startup_suite(options: Options, report: Report) -> None:
     """Seconds from the command to the first train step done."""
     rows = []
-    with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         found = {"cold": [], "warm": []}
         for number in range(options.repeats):
             report.progress(f"launch {number + 1} of {options.repeats}, cold and warm")
@@ -206,10 +204,10 @@ def startup_suite(options: Options, report: Report) -> None:
 def sweep_suite(options: Options, report: Report) -> None:
     """Seconds of a whole sweep: as one program, as a pool of processes, as runs one by one."""
     rows = []
-    with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as name:
+    with temporary_folder() as place:
         for how in ("one after the other", "local", "vmap"):
             report.progress(f"{options.members} members, {how}")
-            folder = Path(name) / how.replace(" ", "-")
+            folder = place / how.replace(" ", "-")
             sizes = (options.members, options.hidden, options.steps, options.threads)
             seconds = time_sweep(options.program, folder, how, *sizes)
             base = rows[0]["seconds"] if rows else seconds

@@ -89,13 +89,12 @@ BENCH = Verb(
 def run_doctor(call: Call) -> int:
     """Print what this machine has and promises; 1 if a check failed."""
     from rnnlab.bench import doctor
-    from rnnlab.run import config
+    from rnnlab.run import config, default
     from rnnlab.run.display import say
     from rnnlab.train import parallel
     from rnnlab.train.from_config import device_request
 
-    default = call.program.root / "experiments" / "default.py"
-    settings = config.load(str(default), [*doctor.TRIAL])
+    settings = config.load(default.__file__, [*doctor.TRIAL])
     process.make_devices(parallel.host_devices(**device_request(settings)))
     problems = doctor.examine(settings, say)
     if problems:

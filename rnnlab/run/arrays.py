@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab.errors import UsageError, lacking
-from rnnlab.run.files import reason
+from rnnlab.run.files import reason, temporary_folder
 
 # What else Orbax and TensorStore may mean by a name: patterns, a slash, a scheme, no text at all.
 ODD = re.compile(r"[\[\]*?\\\ud800-\udfff]|:/")
@@ -106,8 +105,8 @@ def _plainly_named(folder: Path) -> Iterator[Path]:
     if not ODD.search(str(folder)):
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="rnnlab-") as name:
-        link = Path(name) / "checkpoint"
+    with temporary_folder() as place:
+        link = place / "checkpoint"
         link.symlink_to(folder.parent, target_is_directory=True)
         yield link / folder.name
 
@@ -135,9 +134,9 @@ def write_arrays(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             if not lacking(error) or jax.process_count() > 1:
                 raise
             shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="rnnlab-") as name:
-        _write(Path(name) / folder.name, arrays)
-        shutil.copytree(Path(name) / folder.name, folder)
+    with temporary_folder() as place:
+        _write(place / folder.name, arrays)
+        shutil.copytree(place / folder.name, folder)
     _copied = True
 
 

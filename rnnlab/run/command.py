@@ -57,7 +57,6 @@ class Program(NamedTuple):
     verbs: Sequence[Verb]
     prepare: Callable[[], None]  # sets up the process, once the flags are known to be right
     command: tuple[str, ...]  # the words that start it in another process
-    root: Path  # the folder that holds experiments/
 
 
 def main(program: Program, arguments: list[str]) -> int:
@@ -67,20 +66,19 @@ def main(program: Program, arguments: list[str]) -> int:
     """
     try:
         return run(program, arguments)
-    except KeyboardInterrupt as interrupt:  # at any time, while packages are being imported too
+    except KeyboardInterrupt:  # in a process that is not `launch`ed: a notebook's, a test's
         print(signals.INTERRUPTED, end="", file=sys.stderr)
-        return 128 + getattr(interrupt, "number", signal.SIGINT)
+        return 130
 
 
 def launch(program: Program, arguments: list[str]) -> NoReturn:
     """`main` as a process of its own, to its end; after `signals.end_process`."""
     try:
-        signals.end_in_order()
         code = run(program, arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt as interrupt:
-        signals.leave(getattr(interrupt, "number", signal.SIGINT))
+    except KeyboardInterrupt:
+        signals.leave(signal.SIGINT)
     signals.end_with(code)
 
 

@@ -21,6 +21,13 @@ from ml_collections import ConfigDict
 from rnnlab.errors import UsageError
 
 
+# What is said where a config file, or one that it imports, is not found outside a checkout.
+EXPERIMENTS = (
+    "the experiments lie in the repository and not in the installed package: start there, or write "
+    "`from rnnlab.run import default` in a config file of your own"
+)
+
+
 class ConfigFile(NamedTuple):
     """A config file that has been run, and may be asked for its config again and again."""
 
@@ -91,7 +98,8 @@ def open_file(path: str | Path) -> ConfigFile:
     name, argument = split(path)
     file = Path(name)
     if not file.is_file():
-        raise UsageError(f"config file '{name}' does not exist")
+        hint = f": {EXPERIMENTS}" if file.parts[:1] == ("experiments",) else ""
+        raise UsageError(f"config file '{name}' does not exist{hint}")
     # By its whole path, so that an error's frames have it too.
     spec = importlib.util.spec_from_file_location(f"rnnlab_config_{file.stem}", file.absolute())
     if spec is None or spec.loader is None:
@@ -160,6 +168,8 @@ def _words(error: BaseException) -> str:
         near = re.search(r'Did you mean "([^"]*)"', text)
         hint = f": did you mean '{near[1]}'?" if near else ""
         return f"unknown config key '{missing[1]}'{hint}"
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "experiments":
+        return f"{text}: {EXPERIMENTS}"
     told = " ".join(f"{type(error).__name__}: {text}".split())
     if isinstance(error, TypeError) and "get_config() missing" in text:
         told += ": give it one by --config=FILE:ARGUMENT"

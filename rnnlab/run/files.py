@@ -8,11 +8,14 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rnnlab.errors import StorageError, UsageError, lacking
+from rnnlab.run import signals
 
 _NON_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
 _BLANK = f"sha256:{'-' * 64}"  # what a file has for its checksum while that is computed
@@ -32,6 +35,15 @@ def reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     text = text.strip().split("\n")[0].partition(" [tensorstore_spec")[0]
     return (text if len(text) <= 300 else f"{text[:297]}...") or type(error).__name__
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed afterwards, by a signal that ends the process too."""
+    with tempfile.TemporaryDirectory(prefix="rnnlab-") as name:
+        folder = Path(name)
+        with signals.tidied(lambda: shutil.rmtree(folder, ignore_errors=True)):
+            yield folder
 
 
 # ---- whole files

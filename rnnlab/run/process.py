@@ -47,8 +47,7 @@ class _Deliver:
 
     def __call__(self, unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            number = getattr(unraisable.exc_value, "number", signal.SIGINT)
-            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
             again.daemon = True
             again.start()
         else:

@@ -8,35 +8,28 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 PATIENCE = 2.0  # seconds in which a run saves its state after a signal
-GRACE = 0.8  # seconds in which a process that has nothing to save tidies up after one
+GRACE = 0.8  # seconds in which Python, in a process that has nothing to save, comes to its handler
 INTERRUPTED = "rnnlab: interrupted\n"
 _leaving = threading.Lock()
 
 
-class Ended(KeyboardInterrupt):
-    """SIGINT, SIGTERM or SIGHUP ends this process."""
-
-    def __init__(self, number: int):
-        super().__init__()
-        self.number = number
-
-
 def end_process() -> None:
-    """Has SIGINT, SIGTERM and SIGHUP end this process, at once, from now on; for the main thread.
+    """Has SIGINT, SIGTERM and SIGHUP end this process, from now on; for the main thread.
 
-    Python calls a handler between two of its own instructions, and none comes while XLA compiles, for
-    seconds: so a thread waits for the signal too, and after GRACE leaves. `deferred` stands above this.
-    SIGHUP stays ignored if it was.
+    They raise nothing: an exception that comes while an extension calls Python, as many do when they are
+    imported, can end in an abort. Python calls a handler between two of its own instructions, and none
+    comes while XLA compiles, for seconds: so a thread waits for the signal too, and after GRACE leaves.
+    `deferred` stands above this. SIGHUP stays ignored if it was.
     """
     try:
         import fcntl
     except ImportError:  # where nothing runs: see `environment`
         return
-    if signal.getsignal(signal.SIGINT) in (_leave, _raise):
+    if signal.getsignal(signal.SIGINT) is _leave:
         return
     pipe = os.pipe()
     # Not the numbers of standard streams that were closed: who writes to those writes to no pipe of ours.
@@ -50,32 +43,34 @@ def end_process() -> None:
     threading.Thread(target=_leave_in_time, args=(reader,), name="signals", daemon=True).start()
 
 
-def end_in_order() -> None:
-    """After `end_process`: a signal raises `Ended`, so that children are ended and temporary files removed
-    on its way, and who catches it calls `leave`."""
-    for number in _ending():
-        if signal.getsignal(number) is _leave:
-            signal.signal(number, _raise)
-
-
 def _leave(number: int, frame: Any) -> None:
     leave(number)
-
-
-def _raise(number: int, frame: Any) -> None:
-    raise Ended(number)
 
 
 def _leave_in_time(reader: int) -> None:
     while content := os.read(reader, 1):
         number = content[0]
-        if signal.getsignal(number) in (_leave, _raise):  # and not `deferred`
+        if signal.getsignal(number) is _leave:  # and not `deferred`
             time.sleep(GRACE)
             leave(number)
 
 
+_tidying: list[Callable[[], object]] = []
+
+
+@contextlib.contextmanager
+def tidied(act: Callable[[], object]) -> Iterator[None]:
+    """Inside, `leave` calls `act` first: a child is ended, say, or a temporary folder removed."""
+    _tidying.append(act)
+    try:
+        yield
+    finally:
+        _tidying.remove(act)
+
+
 def leave(number: int) -> NoReturn:
-    """End this process because of a signal, now: what was printed is written, and nothing else is done.
+    """End this process because of a signal, now: what was printed is written, what is `tidied` is tidied
+    up, and nothing else is done.
 
     The shutdown of an interpreter whose XLA still compiles, in threads of its own, ends in a segmentation
     fault. SIGINT is told as exit code 130. By SIGTERM and SIGHUP the process dies, which a shell shows
@@ -83,9 +78,10 @@ def leave(number: int) -> NoReturn:
     """
     if not _leaving.acquire(blocking=False):  # another thread is about to
         time.sleep(GRACE)
-    writing = threading.Thread(target=_write_out, daemon=True)
-    writing.start()
-    writing.join(GRACE / 4)  # nobody may be reading, or another thread hold the stream
+    # In a thread: nobody may be reading, or the thread that is interrupted hold the stream.
+    last = threading.Thread(target=_do_last, daemon=True)
+    last.start()
+    last.join(GRACE / 2)
     if sys.__stderr__ is not None:  # and 2 is standard error, and no file that was opened since
         with contextlib.suppress(OSError):
             os.write(2, INTERRUPTED.encode())
@@ -95,7 +91,10 @@ def leave(number: int) -> NoReturn:
     os._exit(128 + number)
 
 
-def _write_out() -> None:
+def _do_last() -> None:
+    for act in reversed(_tidying):
+        with contextlib.suppress(Exception):
+            act()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
@@ -129,10 +128,10 @@ class Received:
 def deferred() -> Iterator[Received]:
     """Turns SIGINT, SIGTERM and SIGHUP into a flag, so that the loop can end after a whole step.
 
-    A SIGINT that comes PATIENCE seconds after the first, or later, raises KeyboardInterrupt, to break a
-    hang: sooner it may be the same keystroke, and the state is still to be saved. SIGHUP stays ignored
-    if it was. The old handlers come back at the end. Outside the main thread, where Python allows no
-    handlers, nothing is caught.
+    A SIGINT that comes PATIENCE seconds after the first, or later, ends a launched process, and elsewhere
+    raises KeyboardInterrupt, to break a hang: sooner it may be the same keystroke, and the state is still
+    to be saved. SIGHUP stays ignored if it was. The old handlers come back at the end. Outside the main
+    thread, where Python allows no handlers, nothing is caught.
     """
     caught = Received()
     first = math.inf
@@ -143,6 +142,8 @@ def deferred() -> Iterator[Received]:
         if number == signal.SIGINT:
             first = min(first, time.monotonic())
             if time.monotonic() - first >= PATIENCE:
+                if old[number] is _leave:
+                    leave(number)
                 raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

@@ -47,7 +47,7 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config.KEY",
         metavar="VALUE",
-        help="set a key of the config, e.g. --config.optim.clip_norm=5.0; experiments/default.py "
+        help="set a key of the config, e.g. --config.optim.clip_norm=5.0; rnnlab/run/default.py "
         "explains every key",
     )
     several = parser.add_argument_group(

@@ -1,5 +1,6 @@
 """Checkpoints where the host is odd: folders that are patterns, that go away, and full disks."""
 
+import errno
 import shutil
 import string
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from rnnlab.errors import StorageError, UsageError
-from rnnlab.run import arrays, checkpoint
+from rnnlab.run import arrays, checkpoint, integrity
 from rnnlab.train.session import fit
 from tests.support import ROOT
 
@@ -102,7 +103,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from rnnlab.run import arrays, checkpoint
+from rnnlab.run import arrays, checkpoint, integrity
 from rnnlab.errors import StorageError
 tree = {f"w{i}": np.zeros(5000, np.float32) for i in range(40)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
@@ -125,3 +126,90 @@ def test_a_refused_save_is_one_line(tmp_path):
     # A thread may still have written while all was thrown away: what is left is trash to `clean`.
     checkpoint.clean(tmp_path / "checkpoints")
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def warned(root) -> list[str]:
+    said: list[str] = []
+    checkpoint.restore(root, TREE, fingerprint={}, warn=said.append)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_threefry_partitionable", False),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_random_seed_offset", 3),
+        ("jax_default_matmul_precision", "bfloat16"),
+        ("jax_enable_x64", True),
+        ("jax_numpy_dtype_promotion", "strict"),
+        ("jax_disable_jit", True),
+        ("jax_high_dynamic_range_gumbel", True),
+        ("jax_optimization_level", "O1"),
+    ],
+)
+def test_a_flag_that_changes_numbers_is_told(tmp_path, name, value):
+    save(tmp_path)
+    assert warned(tmp_path) == []
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        (line,) = warned(tmp_path)
+    finally:
+        jax.config.update(name, before)
+    assert line.startswith("equal bits are not promised")
+    assert f"{name}: checkpoint has " in line
+    assert warned(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["NPROC", "XLA_FLAGS", "NVIDIA_TF32_OVERRIDE"])
+def test_a_variable_that_changes_numbers_is_told(tmp_path, monkeypatch, name):
+    monkeypatch.delenv(name, raising=False)
+    save(tmp_path)
+    monkeypatch.setenv(name, "7")
+    (line,) = warned(tmp_path)
+    assert f'{name}: checkpoint has null, this run has "7"' in line
+
+
+def test_of_what_an_older_version_did_not_record_nothing_is_told(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(integrity, "SETTINGS", ())
+        patch.setattr(integrity, "VARIABLES", ("NPROC",))
+        save(tmp_path)
+    assert warned(tmp_path) == []
+    monkeypatch.setenv("NPROC", "7")
+    assert len(warned(tmp_path)) == 1
+
+
+def test_a_key_of_another_implementation_is_refused_by_the_name_of_the_flag(tmp_path):
+    options = {"metric": None, "extra": {}, "fingerprint": {}, "keep": 2}
+    checkpoint.save(tmp_path, 1, {"key": jax.random.key(0)}, **options)
+    with jax.default_prng_impl("rbg"):
+        template = {"key": jax.random.key(0)}
+        with pytest.raises(UsageError, match="jax_default_prng_impl: checkpoint has"):
+            checkpoint.restore(tmp_path, template, fingerprint={}, warn=pytest.fail)
+
+
+def test_where_tensorstore_cannot_write_it_writes_elsewhere(tmp_path, monkeypatch):
+    written = []
+    write = arrays._write
+
+    def lacking(folder, content):
+        if folder.is_relative_to(tmp_path):
+            folder.mkdir()
+            (folder / "half").touch()
+            raise OSError(errno.ENOSYS, "Function not implemented")
+        written.append(folder)
+        write(folder, content)
+
+    monkeypatch.setattr(arrays, "_write", lacking)
+    monkeypatch.setattr(arrays, "_copied", False)
+    for step in (1, 2):
+        save(tmp_path / "checkpoints", step)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [1, 2]
+    assert warned(tmp_path / "checkpoints") == []
+    assert not any(folder.exists() for folder in written)
+    monkeypatch.setattr(arrays, "_copied", False)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(OSError, match="not implemented"):  # which all would have to do alike
+        arrays.write_arrays(tmp_path / "state", TREE)

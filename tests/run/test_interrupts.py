@@ -17,10 +17,11 @@ LAUNCHER = """
 import sys
 from rnnlab.run import signals
 signals.end_process()
-import ctypes, os, signal, tempfile, time
+import ctypes, os, subprocess, time
 from pathlib import Path
 from rnnlab.run import command
-from rnnlab.run.signals import deferred
+from rnnlab.run.files import temporary_folder
+from rnnlab.run.signals import deferred, tidied
 
 def pause():
     mask = (ctypes.c_char * 128)(*[255] * 128)
@@ -32,7 +33,7 @@ def act(call):
     exec({body!r})
 
 VERB = command.Verb("act", "act", "", command.no_flags, act)
-PROGRAM = command.Program("it", "", "", (VERB,), lambda: None, (), Path())
+PROGRAM = command.Program("it", "", "", (VERB,), lambda: None, ())
 command.launch(PROGRAM, ["act"])
 """
 
@@ -60,15 +61,22 @@ def test_what_computes_in_c_ends_soon_and_what_was_printed_is_there(tmp_path):
     assert seconds < 5  # of which the machine may be busy with something else
 
 
-def test_what_can_tidies_up(tmp_path):
+@pytest.mark.parametrize("wait", ["pause()", "time.sleep(60)"])
+def test_children_and_temporary_files_do_not_stay(tmp_path, wait):
+    told = tmp_path / "told"
     body = (
-        f"with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}) as made:\n"
-        "    (Path(made) / 'file').touch(); time.sleep(60)"
+        "child = subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "with temporary_folder() as made, tidied(child.kill):\n"
+        f"    (made / 'file').touch(); Path({str(told)!r}).write_text(f'{{made}} {{child.pid}}')\n"
+        f"    {wait}"
     )
     code, out, err, seconds = ended(tmp_path, body, signal.SIGINT)
     assert (code, out, err) == (130, "begun\n", "rnnlab: interrupted\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["began"]
     assert seconds < 5
+    made, child = told.read_text().split()
+    assert not Path(made).exists()
+    stat = Path(f"/proc/{child}/stat")  # gone, or as good as
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -89,6 +97,17 @@ def test_a_run_that_saves_is_given_its_time(tmp_path):
     )
     code, out, err, _ = ended(tmp_path, body, signal.SIGINT)
     assert (code, out, err) == (0, "begun\nsaved\n", "")
+
+
+def test_a_run_that_hangs_is_broken_off_by_a_second_one(tmp_path):
+    body = (
+        "from rnnlab.run import signals; signals.PATIENCE = 0.0\n"
+        "with deferred() as caught:\n"
+        "    os.kill(os.getpid(), 2)\n"
+        "    time.sleep(60)"
+    )
+    code, _, err, _ = ended(tmp_path, body, signal.SIGINT)
+    assert (code, err) == (130, "rnnlab: interrupted\n")
 
 
 def test_a_signal_that_comes_after_the_work_changes_nothing(tmp_path):

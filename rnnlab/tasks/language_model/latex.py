@@ -14,13 +14,14 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from rnnlab.errors import UsageError
 from rnnlab.run import machine
+from rnnlab.run.files import temporary_folder
+from rnnlab.run.signals import tidied
 
 # For mathematics as the Stacks Project writes it. Its diagrams need Xy-pic (Debian: texlive-pictures);
 # without it their arrows are set as text, so that a formula in one is checked but no arrow's direction.
@@ -259,8 +260,7 @@ def compile(source: str, *, timeout: float) -> Verdict:
     Raises UsageError without pdflatex.
     """
     pdflatex = program()
-    with tempfile.TemporaryDirectory(prefix="rnnlab-latex-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / "text.tex").write_text(source, encoding="utf-8", errors="replace")
         process = subprocess.Popen(
             command(pdflatex, timeout),
@@ -273,7 +273,7 @@ def compile(source: str, *, timeout: float) -> Verdict:
         )
         code: int | None = None
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(subprocess.TimeoutExpired), tidied(process.kill):
                 code = process.wait(timeout)
         finally:
             if process.returncode is None:
