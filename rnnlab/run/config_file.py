@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from rnnlab.errors import UsageError
 
-
 # What is said where a config file, or one that it imports, is not found outside a checkout.
 EXPERIMENTS = (
     "the experiments lie in the repository and not in the installed package: start there, or write "
