@@ -105,8 +105,7 @@ def test_a_model_that_overflows_is_one_line(tmp_path, capsys):
 
 def test_the_sections_are_the_files_that_have_one():
     found = report.sections()
-    titles = [section.title for section in found]
-    assert titles == [
+    known = (
         "Gradient flow",
         "The share of each time step",
         "Saturation",
@@ -118,7 +117,9 @@ def test_the_sections_are_the_files_that_have_one():
         "Fixed points",
         "Initialisations",
         "Reading the model",
-    ]
+    )
+    # A section that a file adds takes its place among these.
+    assert tuple(section.title for section in found if section.title in known) == known
     orders = [section.order for section in found]
     assert orders == sorted(set(orders))
 
