@@ -166,9 +166,10 @@ def _check(
         differ.append(f"model.cell is {cells[0]} there and {cells[1]} here")
     for path in dict.fromkeys([*here, *there]):
         shapes = [None if path not in tree else tree[path].shape for tree in (there, here)]
-        expected = shapes[1] and list(shapes[1])
-        for axis, name in axes.get(path, []) if expected else ():
-            expected[axis] = len(_of(run.task, name))
+        expected = None if shapes[1] is None else list(shapes[1])
+        if expected is not None:
+            for axis, name in axes.get(path, []):
+                expected[axis] = len(_of(run.task, name))
         if shapes[0] is None or expected is None or list(shapes[0]) != expected:
             told = ["none" if shape is None else " x ".join(map(str, shape)) for shape in shapes]
             differ.append(f"{path} is {told[0]} there and {told[1]} here")

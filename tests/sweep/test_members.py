@@ -9,6 +9,7 @@ import pytest
 from rnnlab.errors import UsageError
 from rnnlab.run import config as configuration
 from rnnlab.run.files import read_json, write_json
+from rnnlab.sweep import execute, slurm
 from rnnlab.sweep.members import (
     declare_members,
     list_members,
@@ -330,3 +331,35 @@ def test_a_plan_writes_nothing(tmp_path):
     list_members(planned, said.append)
     assert said[-1] == "  001_clip_norm=3_seed=0 (new)"
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_only_what_is_new_is_trained(tmp_path):
+    folder = tmp_path / "sweep"
+    more = "config.task = 'parity'\nconfig.train.steps = 2\nconfig.train.window = 4\n"
+    more += "config.model.hidden = 4\nconfig.train.batch_size = 4\nconfig.eval.sequences = 4\n"
+    more += "config.eval.chunk = 4"
+
+    def trained(values: tuple[float, ...]) -> list[str]:
+        body = CLIPS.format(values, (0,))
+        said: list[str] = []
+        failed = execute.train_members(
+            folder,
+            declare_members(written(tmp_path, body, "memory", more), []),
+            executor="vmap",
+            halving=None,
+            say=said.append,
+            asked=slurm.Options(),
+            launch=(),
+        )
+        assert not failed
+        return said
+
+    assert trained((1.0,)) == [f"1 members, 1 to run, in {folder}"]
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("members/*/**/*")}
+    with pytest.raises(UsageError, match="a sweep of other members"):
+        trained((2.0,))
+    assert trained((2.0, 1.0)) == [f"2 members, 1 to run, in {folder}"]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert (folder / "members" / "001_clip_norm=2_seed=0" / "summary.json").exists()
+    said = f"1 members, 0 to run, in {folder} (and 1 no longer in the config, kept)"
+    assert trained((2.0,)) == [said]

@@ -59,6 +59,7 @@ def first_state(config):
     task, optimiser = build(config)
     fresh = configured_state(config, task, optimiser)
     found = start.plan(config, task)
+    assert found is not None
     return task, found, fresh, start.begun(found, fresh, optimiser)
 
 

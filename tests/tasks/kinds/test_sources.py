@@ -185,6 +185,8 @@ def test_a_run_needs_nothing_but_its_folder(name, working, tmp_path, monkeypatch
         if name in ("text", "texts", "table", "images"):  # whose evaluation compiles quickly
             assert again.evaluate(params) == task.evaluate(params)
         if again.probe is not None and again.probe.text is not None:
+            assert task.probe is not None
+            assert task.probe.text is not None
             same(again.probe.text()[1], task.probe.text()[1])
     # What is kept again is what is there, and not a second copy.
     before = {p: p.stat().st_mtime_ns for p in Path("moved/data").rglob("*")}
