@@ -14,6 +14,16 @@ from rnnlab.errors import UsageError
 SUPPORTED = "rnnlab runs on Linux, macOS and WSL (Linux under Windows)"
 # Variables that JAX and XLA read when they start.
 PREFIXES = ("JAX_", "XLA_", "CUDA_VISIBLE", "LIBTPU_", "ROCR_", "HIP_")
+# Flags by which JAX refuses what rnnlab does, on purpose: broadcasting a bias, a number from the host.
+STRICT = {
+    "jax_numpy_rank_promotion": ("raise",),
+    "jax_numpy_dtype_promotion": ("strict",),
+    "jax_transfer_guard": ("disallow", "disallow_explicit"),
+    "jax_transfer_guard_host_to_device": ("disallow", "disallow_explicit"),
+    "jax_transfer_guard_device_to_host": ("disallow", "disallow_explicit"),
+    "jax_no_tracing": ("True",),
+    "jax_no_execution": ("True",),
+}
 # XLA reads its flags once, and ends the process where it does not know one.
 READ_FLAGS = (
     "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
@@ -41,9 +51,15 @@ def start_jax() -> None:
     """Import JAX. Raises UsageError where a variable of the environment keeps it from that."""
     _check_xla_flags()
     try:
-        import jax  # noqa: F401
+        import jax
     except Exception as error:  # whatever a variable leads to
         raise UsageError(_told(error)) from error
+    for name, words in STRICT.items():
+        value = str(
+            getattr(getattr(jax.config, name, None), "value", getattr(jax.config, name, None))
+        )
+        if value in words:
+            raise UsageError(f"rnnlab does not compute with {name.upper()}={value}: unset it")
 
 
 def _check_xla_flags() -> None:

@@ -58,8 +58,11 @@ def held(path: Path, what: str, warn: Callable[[str], None]) -> Iterator[None]:
             with _file_of(_beside(path), what):
                 yield
             return
-        with _flocked(file):
-            yield
+        try:
+            with _named(file):
+                yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork holds a copy
 
 
 _told = False  # whether it has been told that a file system has no flock
@@ -73,8 +76,9 @@ def _warn_once(warn: Callable[[str], None], text: str) -> None:
 
 
 @contextlib.contextmanager
-def _flocked(file: IO[str]) -> Iterator[None]:
-    # The number is for the message alone; a disk too full to hold it is no obstacle.
+def _named(file: IO[str]) -> Iterator[None]:
+    """The number of this process in the file: for the message alone; a disk too full to hold it is no
+    obstacle."""
     with contextlib.suppress(OSError):
         _overwrite(file.fileno(), f"{os.getpid()}\n")
     try:
@@ -82,7 +86,6 @@ def _flocked(file: IO[str]) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             _overwrite(file.fileno(), "")
-        fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a fork holds a copy
 
 
 def _overwrite(descriptor: int, text: str) -> None:

@@ -112,7 +112,7 @@ def end_with(code: int) -> NoReturn:
 def _ending() -> list[int]:
     """The numbers of the signals that end a process. A SIGHUP, which comes when the terminal goes away,
     is none if it was ignored: by nohup, say."""
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     return numbers

@@ -102,6 +102,25 @@ def test_jax_cannot_be_imported(setting):
     assert f"{setting}" in line
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_numpy_rank_promotion", "raise"),
+        ("jax_numpy_dtype_promotion", "strict"),
+        ("jax_transfer_guard_device_to_host", "disallow"),
+    ],
+)
+def test_flags_by_which_jax_refuses_what_rnnlab_does(name, value):
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        with pytest.raises(UsageError, match=f"{name.upper()}={value}: unset it"):
+            environment.start_jax()
+    finally:
+        jax.config.update(name, before)
+    environment.start_jax()
+
+
 @pytest.mark.parametrize("error", [RuntimeError("what\never"), AssertionError(), ValueError("x")])
 def test_jax_has_no_device(error, monkeypatch, capsys):
     def devices():
