@@ -73,7 +73,7 @@ def open_run(
 
     Raises UsageError if there is no run or no such checkpoint, CheckpointError if none is whole.
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     config = saved_config(workdir)
     if config is None:
         raise UsageError(f"{workdir} holds no run: there is no config.json in it")

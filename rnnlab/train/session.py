@@ -66,7 +66,7 @@ def fit(
 
     Raises the errors of `rnnlab.errors`; `Interrupted` after SIGINT or SIGTERM, the state saved.
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     if isinstance(config, str | Path):
         config = load(config)
     elif config is not None:

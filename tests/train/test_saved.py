@@ -70,3 +70,11 @@ def test_what_is_trained_leaves_the_process_as_it_was(tmp_path, capsys):
     assert "done: 2 steps" in printed
     assert "\x1b" not in printed
     assert warned == ""
+
+
+def test_the_home_folder_of_a_run_is_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(rnnlab.UsageError, match=f"{tmp_path}/none holds no run"):
+        rnnlab.open_run("~/none")
+    with pytest.raises(rnnlab.UsageError, match=f"{tmp_path}/none holds no run"):
+        rnnlab.fit(None, "~/none")
