@@ -17,6 +17,7 @@ from flax import nnx
 
 from rnnlab import cells
 from rnnlab.errors import UsageError
+from rnnlab.models import state_dicts
 from rnnlab.types import Array, Carry, Cell, Params
 
 # name -> gates G: the cells that PyTorch and Flax have too
@@ -82,7 +83,9 @@ def from_torch(state_dict: Mapping[str, Any], *, cell: str, prefix: str = "") ->
 
     state_dict: name -> NumPy array (or what `np.asarray` takes, such as a tensor on the CPU):
         weight_ih_l{k} [G*H, D], weight_hh_l{k} [G*H, H], bias_ih_l{k} and bias_hh_l{k} [G*H], and
-        the same with `_reverse`. Biases that a module made with bias=False lacks are zeros here.
+        the same with `_reverse`; or those of an LSTMCell, GRUCell or RNNCell, of weight dropping and
+        of weight norm, see `state_dicts.plain`. Biases that a module made with
+        bias=False lacks are zeros here.
     cell: "rnn", "gru" or "lstm". prefix: what the module's names start with, "encoder.rnn." say.
 
     Returns one entry a layer, as `params["layers"]` of a model has them: the parameters of
@@ -93,22 +96,30 @@ def from_torch(state_dict: Mapping[str, Any], *, cell: str, prefix: str = "") ->
     Raises UsageError for an entry that is missing, misshapen or unknown, and for projections.
     """
     gates = _gates(cell, "torch")
-    arrays = {name: np.asarray(a) for name, a in state_dict.items() if name.startswith(prefix)}
+    arrays = state_dicts.plain(
+        {
+            name[len(prefix) :]: np.asarray(array)
+            for name, array in state_dict.items()
+            if name.startswith(prefix)
+        }
+    )
     depth, sides, bias = 1, 1, False
     for name in arrays:
-        match = re.fullmatch(r"(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?", name[len(prefix) :])
+        match = re.fullmatch(r"(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?", name)
+        if match is None and (what := state_dicts.likeness(name)):
+            raise UsageError(f"state dict: '{name}': {what}")
         if match is None:
             raise UsageError(
                 f"state dict: '{name}' is no entry of a torch {cell}: set prefix to the name of "
                 "the module and a dot"
             )
         if match[2] == "hr":
-            raise UsageError(f"state dict: '{name}': projections (proj_size) are not supported")
+            raise UsageError(f"state dict: '{name}': {state_dicts.likeness(name)}")
         depth, bias = max(depth, int(match[3]) + 1), bias or match[1] == "bias"
         sides = 2 if match[4] else sides
 
     def take(name: str, *shape: int | str) -> np.ndarray:
-        return _take(arrays, prefix + name, shape, "state dict")
+        return _take(arrays, name, shape, "state dict")
 
     size: int | str = "D"
     hidden = take("weight_hh_l0", f"{gates}*H", "H").shape[1]
