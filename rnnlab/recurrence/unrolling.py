@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rnnlab.errors import UsageError
-from rnnlab.recurrence import bptt, cudnn
+from rnnlab.recurrence import arguments, bptt, cudnn
 from rnnlab.recurrence.taps import Taps, recorded, tapped
 from rnnlab.types import Array, Carry, Cell, Params
 
@@ -84,12 +84,17 @@ def unroll(
         alone, from which one product over all steps makes the rest again: 5 H instead of 9 H
         numbers a step for an LSTM, one GEMM more.
 
-    Returns the final carry and y [T, B, H]. Raises UsageError for another path or keep.
+    Returns the final carry and y [T, B, H]. Of no steps (T = 0) they are the carry given and an
+    empty y.
+
+    Raises UsageError, which names the argument, for shapes, dtypes and structures other than these,
+    parameters of another cell, and another path or keep.
     """
     if path not in PATHS:
         raise UsageError(f"path must be one of {', '.join(PATHS)}, got '{path}'")
     if keep not in bptt.KEEP:
         raise UsageError(f"keep must be one of {', '.join(bptt.KEEP)}, got '{keep}'")
+    arguments.check(cell, params, x, carry, lengths=lengths, mask=mask, reset=reset, key=key)
     if path == "cudnn":
         options = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
         if taps is not None or record:
