@@ -1,5 +1,6 @@
 """Signals: how they end a process that computes, and a run after a whole step, its state saved."""
 
+import atexit
 import contextlib
 import ctypes
 import math
@@ -41,6 +42,15 @@ def end_process() -> None:
     for number in _ending():
         signal.signal(number, _leave)
     threading.Thread(target=_leave_in_time, args=(reader,), name="signals", daemon=True).start()
+    # The first that is registered is called last. What comes then, the end of the interpreter, puts
+    # signals back to what kills; only those that are ignored stay so.
+    atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in _ending():
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _leave(number: int, frame: Any) -> None:
