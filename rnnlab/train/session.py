@@ -124,12 +124,12 @@ def _agreed_config(given: Config | None, saved: Config | None, workdir: Path) ->
                 f"{workdir} has {', '.join(strange)} but no config.json: choose another --workdir"
             )
         return given
-    saved = anchored(saved, workdir)
+    found: Any = anchored(saved, workdir)
     if given is None:
-        return saved
-    differs = difference(saved, given)
+        return found
+    differs = difference(found, given)
     free = FREE_ON_RESUME
-    if saved.optim.schedule in ENDLESS_SCHEDULES:
+    if found.optim.schedule in ENDLESS_SCHEDULES:
         free += ("train.steps",)
     fixed = {k: v for k, v in differs.items() if k not in free}
     if fixed:
