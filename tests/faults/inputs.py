@@ -270,11 +270,14 @@ def texts(lab: Lab, share: float) -> Iterator[Tally]:
                 "is empty",
                 "valid UTF-8",
                 "cannot",
+                "data.encoding",  # what looks like another encoding, or like no text, in a line that says so
+                "no text",
             )
             judge(said, f"{level} {name}", named=told, folder=workdir)
             if said.code == 0 and len(raw) < 10_000 and len(kept) < 200:
                 kept.append((level, name, raw))
-            if said.code == 2 and level == "byte" and len(raw) > 1000:
+            refused_as_such = any(words in said.line for words in told[-2:])
+            if said.code == 2 and level == "byte" and len(raw) > 1000 and not refused_as_such:
                 judge.row.lost.append(f"{len(raw)} bytes are no text at byte level: {said.line}")
     yield judge.row
 
