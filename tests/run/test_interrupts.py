@@ -14,7 +14,8 @@ from tests.support import ROOT
 
 # A launcher of one verb, which does what is given. (pause: for ever, in C, where no handler of Python runs.)
 LAUNCHER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and then no end of a process
 from rnnlab.run import signals
 signals.end_process()
 import ctypes, os, subprocess, time
@@ -51,7 +52,11 @@ def ended(tmp_path: Path, body: str, number: int) -> tuple[int, str, str, float]
         time.sleep(0.1)
         sent = time.monotonic()
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
     return process.returncode, out, err, time.monotonic() - sent
 
 
