@@ -3,6 +3,7 @@
 A launched process asks these before it computes; importing rnnlab asks none of them.
 """
 
+import functools
 import logging
 import os
 import re
@@ -49,7 +50,7 @@ def draw_into_files() -> None:
 
 def start_jax() -> None:
     """Import JAX. Raises UsageError where a variable of the environment keeps it from that."""
-    _check_xla_flags()
+    _check_xla_flags(os.environ.get("XLA_FLAGS", ""))
     try:
         import jax
     except Exception as error:  # whatever a variable leads to
@@ -62,12 +63,13 @@ def start_jax() -> None:
             raise UsageError(f"rnnlab does not compute with {name.upper()}={value}: unset it")
 
 
-def _check_xla_flags() -> None:
+@functools.cache
+def _check_xla_flags(flags: str) -> None:
     """Raises UsageError for flags that XLA refuses. In another process, which XLA may end."""
-    flags = os.environ.get("XLA_FLAGS", "")
     if not flags.strip():
         return
-    command = [sys.executable, "-c", READ_FLAGS]
+    # -P: a module that lies in the working folder, a run's folder say, is not for it to import.
+    command = [sys.executable, "-P", "-c", READ_FLAGS]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     # "F1129 09:44:12.682287   31401 parse_flags_from_env.cc:234] Unknown flag in XLA_FLAGS: --x"
     said = re.findall(r"^[EF]\d{4} .*?\] (.*)", done.stderr, re.MULTILINE)

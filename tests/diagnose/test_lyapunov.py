@@ -39,12 +39,13 @@ def test_exponents_of_rows_that_differ(float64):
 
     cell = linear(2)._replace(step=step)
     x = np.random.default_rng(0).uniform(0.2, 2.0, (50, 4, 2)) * np.array([1.0, 0.2])
-    seen = watch(cell, {"A": jnp.zeros(1, jnp.float64)}, jnp.asarray(x))
+    params = {"A": jnp.zeros((2, 2))}  # of which this step makes no use
+    seen = watch(cell, params, jnp.asarray(x))
     # A random frame needs a transient to turn to the axes; the sum of all exponents needs none.
-    found = lyapunov.measure(cell, {"A": jnp.zeros(1)}, seen, rows=4, transient=0)
+    found = lyapunov.measure(cell, params, seen, rows=4, transient=0)
     exact = np.log(x).mean(axis=0)
     assert found.rows.sum(axis=1) == pytest.approx(exact.sum(axis=1), rel=1e-12)
-    late = lyapunov.measure(cell, {"A": jnp.zeros(1)}, seen, rows=4, transient=25)
+    late = lyapunov.measure(cell, params, seen, rows=4, transient=25)
     exact = np.log(x[25:]).mean(axis=0)
     np.testing.assert_allclose(late.rows, exact, atol=1e-12)
     np.testing.assert_allclose(late.exponents, exact.mean(axis=0), atol=1e-12)

@@ -74,7 +74,7 @@ def test_of_a_config_at_initialisation(text, tmp_path, capsys):
         (["--workdir=RUN", "--window=-1"], "--window must be at least 1"),
         (["--workdir=RUN", "--window=100000"], "training text has"),
         (["--workdir=RUN", "--checkpoint=7"], "7"),
-        (["--workdir=nowhere"], "holds no run"),
+        (["--workdir=nowhere"], "--workdir=nowhere"),
     ],
 )
 def test_what_is_refused_is_one_line(run, flags, told, capsys):

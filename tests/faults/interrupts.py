@@ -77,13 +77,14 @@ def campaign(lab: Lab, share: float) -> Iterator[Tally]:
 
 def started(lab: Lab, verb: str, arguments: list[str]) -> subprocess.Popen:
     cache = lab.place("cold")
+    # A crash leaves a core, for the count to find. The child inherits the limit.
     limit = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
     return lab.start(
         verb,
         *arguments,
         environment={"RNNLAB_CACHE": str(cache)},
         cwd=cache.parent,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (limit, limit)),
     )
 
 

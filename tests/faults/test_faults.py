@@ -15,9 +15,13 @@ def lab(tmp_path_factory) -> Lab:
     return Lab(tmp_path_factory.mktemp("lab"))
 
 
+# Their short sets take 10 to 20 s each, of the five minutes that the default run has.
+LONG = ("corruption", "endurance", "filesystems", "interrupts", "kills", "security")
+
+
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=pytest.mark.slow if kind == "endurance" else ()) for kind in kinds()],
+    [pytest.param(kind, marks=pytest.mark.slow if kind in LONG else ()) for kind in kinds()],
 )
 def test_nothing_is_lost(lab, kind):
     module = importlib.import_module(f"tests.faults.{kind}")

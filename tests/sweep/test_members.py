@@ -32,7 +32,7 @@ BASES = (
     "actions",
     "one_to_one",
 )
-OTHER = {bool: True, int: 7, float: 0.25, str: "other", tuple: (3, 4)}
+OTHER = {bool: True, int: 7, float: 0.375, str: "other", tuple: (3, 4)}
 BESIDE = (
     "from experiments import {base}\ndef get_config():\n    config = {base}.get_config()\n{more}"
 )

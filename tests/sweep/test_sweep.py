@@ -192,7 +192,8 @@ def test_a_diverged_member_is_marked_and_the_other_finishes(diverged):
 
 def test_when_all_diverge_the_sweep_ends(text, tmp_path):
     body = 'for rate in (1e37, 1e38):\n    add(**{"optim.learning_rate": rate})'
-    path = experiment(tmp_path, text, body, **{"optim.name": "sgd", "optim.ema": 0.0})
+    free = {"optim.name": "sgd", "optim.ema": 0.0, "optim.clip_norm": 1.0}
+    path = experiment(tmp_path, text, body, **free)
     assert run(path, tmp_path / "sweep")[0] == 0
     told = report.write_report(tmp_path / "sweep")
     assert "all members: every member diverged." in told

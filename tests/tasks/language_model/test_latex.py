@@ -346,7 +346,7 @@ def test_the_verb_reports_all_sources(run, tmp_path, monkeypatch, capsys):
     [
         (["--num=0"], "num and length must be at least 1"),
         (["--timeout=0"], "timeout must be above 0"),
-        (["--preamble=nowhere.tex"], "cannot read the preamble nowhere.tex"),
+        (["--preamble=nowhere.tex"], "--preamble=nowhere.tex cannot be used: No such file"),
         (["--temperature=-1"], "temperature must be"),
         (["--config.seed=1"], "--config.KEY is for"),
     ],
