@@ -139,7 +139,8 @@ def test_what_is_public_is_documented(name):
 
 @every_module
 def test_a_file_can_be_held_in_the_head(name):
-    assert len(SOURCES[name].read_text(encoding="utf-8").splitlines()) <= 650
+    longest = 420 if name == "rnnlab.diagnose.page" else 400  # that one is a page of HTML
+    assert len(SOURCES[name].read_text(encoding="utf-8").splitlines()) <= longest
 
 
 def test_nothing_depends_on_where_the_checkout_lies():

@@ -37,14 +37,8 @@ from rnnlab.train.state import configured_state
 from rnnlab.types import Array, Cell, Config
 
 PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "scipy",
-    "ml_collections",
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+    *("numpy", "scipy", "ml_collections"),
 )
 # What is there for some uses alone: (package, what for, the extra that brings it).
 OPTIONAL = (

@@ -335,20 +335,11 @@ COMPILE = Verb(
 
 def mot_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `mot`."""
-    parser.add_argument(
-        "--truth",
-        type=places.old_file,
-        metavar="FILE",
-        required=True,
-        help="the gt.txt of a sequence",
-    )
-    parser.add_argument(
-        "--answers",
-        type=places.old_file,
-        metavar="FILE",
-        required=True,
-        help="a tracker's boxes of it, in that format",
-    )
+    for name, about in (
+        ("--truth", "the gt.txt of a sequence"),
+        ("--answers", "a tracker's boxes of it, in that format"),
+    ):
+        parser.add_argument(name, type=places.old_file, metavar="FILE", required=True, help=about)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
