@@ -471,8 +471,8 @@ import numpy as np
 from rnnlab import tasks
 import launch
 make = tasks.make_task
-def struck(config, kept=None):
-    task = make(config, kept)
+def struck(config, kept=None, run=None):
+    task = make(config, kept, run)
     def batch(n):
         return {**task.batch(n), "bad": np.float32(VALUE if n + 1 == STEP else 0)}
     def loss(params, carry, batch, key, **options):

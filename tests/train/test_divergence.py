@@ -49,8 +49,8 @@ def struck(patch, value: float, *bad: int) -> None:
     """From now on the loss of the steps `bad` is `value`."""
     make = tasks.make_task
 
-    def changed(config, kept=None):
-        task = make(config, kept)
+    def changed(config, kept=None, run=None):
+        task = make(config, kept, run)
 
         def batch(n):
             return {**task.batch(n), "bad": np.float32(value if n + 1 in bad else 0.0)}
